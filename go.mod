@@ -1,0 +1,3 @@
+module github.com/carebus/carebus
+
+go 1.26
