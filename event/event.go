@@ -30,13 +30,16 @@ type Event struct {
 	Metadata
 	Payload json.RawMessage
 
-	err error // why Definition.New could not encode the payload; reported by Check
+	err    error // why Definition.New could not encode the payload; reported by Check
+	stated bool  // the timestamp 0 means 1 January 1970, and not a timestamp still to be filled in
 }
 
 // Of is an event whose payload has been decoded to T. Handlers receive it.
 type Of[T any] struct {
 	Metadata
 	Payload T
+
+	stated bool // as in Event
 }
 
 // Definition ties an event type and a schema version to the Go type of its payload.

@@ -31,7 +31,47 @@ func (f Finding) String() string {
 	return b.String()
 }
 
-// InvalidError says why an event was refused: every finding, not only the first. Test for it with errors.As.
+// maxFindings bounds how many findings one event collects: a hostile text must not become a large report.
+const maxFindings = 100
+
+// report collects the findings of one event.
+type report struct {
+	findings []Finding
+	refused  bool // some finding is not a warning
+}
+
+func (r *report) refuse(pointer, rule, message, remedy string) {
+	r.refused = true
+	r.add(Finding{Pointer: pointer, Rule: rule, Message: message, Remedy: remedy})
+}
+
+func (r *report) warn(pointer, rule, message, remedy string) {
+	r.add(Finding{Pointer: pointer, Rule: rule, Message: message, Remedy: remedy, Warning: true})
+}
+
+func (r *report) add(f Finding) {
+	if len(r.findings) < maxFindings {
+		r.findings = append(r.findings, f)
+	}
+}
+
+// outcome turns the report into what the package's functions return: warnings, or the error that holds everything.
+func (r *report) outcome(m *Metadata) ([]Finding, error) {
+	if !r.refused {
+		return r.findings, nil
+	}
+	e := &InvalidError{Findings: r.findings}
+	if visible(m.ID, maxID) {
+		e.EventID = m.ID
+	}
+	if visible(m.Type, maxType) {
+		e.Type = m.Type
+	}
+	return nil, e
+}
+
+// InvalidError says why an event was refused: every finding, not only the first (of very many, the first hundred).
+// The warnings are among them. Test for it with errors.As.
 type InvalidError struct {
 	EventID  string // as far as it could be read
 	Type     string // as far as it could be read
