@@ -17,7 +17,7 @@ func (e Event) Check(o *Options) ([]Finding, error) {
 		s.refused = size.refused
 	}
 	if !s.refused {
-		s.checkPayload(e.err)
+		s.checkPayload(nativePlaces.payload, e.err)
 	}
 	has := memberTimestamp
 	if e.Timestamp == 0 && !e.stated {
@@ -34,8 +34,7 @@ func (e Event) Check(o *Options) ([]Finding, error) {
 
 // checkPayload reports a payload that is missing, is no object or is not strict JSON. failed is why New could not
 // encode it.
-func (s *scanner) checkPayload(failed error) {
-	at := nativePlaces.payload
+func (s *scanner) checkPayload(at place, failed error) {
 	i := s.space(0)
 	switch {
 	case failed != nil:
@@ -44,7 +43,7 @@ func (s *scanner) checkPayload(failed error) {
 		s.refuse(at.pointer, "payload.required", at.name+" is missing", "send the fact itself, as an object")
 	default:
 		if s.end(s.value(i)) && s.data[i] != '{' {
-			s.refuse(at.pointer, "payload.kind", at.name+" is "+kind(s.data[i])+", not an object", "send payload as an object")
+			s.refuse(at.pointer, "payload.kind", at.name+" is "+kind(s.data[i])+", not an object", "send "+at.name+" as an object")
 		}
 	}
 }
