@@ -162,7 +162,7 @@ func (r *run) walk(f *source, report bool, visit func(*found) error) error {
 			if errors.Is(err, errEmpty) {
 				r.report.Files++
 			}
-			r.fileProblem(f.name, "", 0, err.Error())
+			r.fileProblem(f.name, "", 0, readable(err))
 		}
 		return nil
 	}
