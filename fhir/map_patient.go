@@ -1,17 +1,187 @@
 package fhir
 
-import "github.com/carebus/carebus/event"
+import (
+	"encoding/json"
+	"slices"
+	"time"
 
+	"github.com/carebus/carebus/event"
+)
+
+// obj is a payload under construction. Empty members are left out.
 type obj map[string]any
 
+func (o obj) set(name string, v any) obj {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			return o
+		}
+	case json.Number:
+		if v == "" {
+			return o
+		}
+	case obj:
+		if len(v) == 0 {
+			return o
+		}
+	case []obj:
+		if len(v) == 0 {
+			return o
+		}
+	case []string:
+		if len(v) == 0 {
+			return o
+		}
+	}
+	o[name] = v
+	return o
+}
+
 func (m *mapping) emit(typ string, p obj, entity string, at moment) {
-	m.add(event.Define[obj](typ, "1.0.0").New("x", p), entity, at)
+	m.add(event.Define[obj](typ, "1.0.0").New("fhir-import", p), entity, at)
+}
+
+// person is a patient as the events tell it.
+type person struct {
+	first, last, birth, gender  string
+	street, city, state, postal string
+	country, phone, email       string
+	deceased                    bool
+	died                        moment
+	identifiers                 []obj
+}
+
+func readPerson(top node) person {
+	n := humanName(top.list("name"))
+	p := person{
+		first: n.first("given").string(), last: n.text("family"),
+		birth: top.moment("birthDate").date(), gender: top.text("gender"),
+		phone: top.telecom("phone"), email: top.telecom("email"), died: top.moment("deceasedDateTime"),
+	}
+	if p.first == "" && p.last == "" {
+		p.last = n.text("text")
+	}
+	dead, _ := top.bool("deceasedBoolean")
+	p.deceased = dead || p.died.exists()
+	a := bestAddress(top.list("address"))
+	for i, line := range a.list("line") {
+		if i > 0 {
+			p.street += ", "
+		}
+		p.street += line.string()
+	}
+	p.city, p.state, p.postal, p.country = a.text("city"), state(a.text("state")), a.text("postalCode"), a.text("country")
+	for _, i := range top.list("identifier") {
+		if v := i.text("value"); v != "" {
+			p.identifiers = append(p.identifiers, obj{}.set("system", i.text("system")).set("value", v).set("type", i.get("type").code()))
+		}
+	}
+	return p
+}
+
+// bestAddress is the home, else the first that is not old or a billing address.
+func bestAddress(all []node) node {
+	rank := func(n node) int {
+		return slices.Index([]string{"home", "", "work", "temp", "billing", "old"}, n.text("use"))
+	}
+	best := node{}
+	for _, a := range all {
+		if !best.exists() || rank(a) < rank(best) {
+			best = a
+		}
+	}
+	return best
+}
+
+func (p person) address() obj {
+	return obj{}.set("street", p.street).set("city", p.city).set("state", p.state).set("postalCode", p.postal)
 }
 
 func mapPatient(m *mapping) {
-	n := humanName(m.top.list("name"))
-	m.emit("patient.record.created", obj{"patientId": m.doc.id, "firstName": n.first("given").string(), "lastName": n.text("family"), "dateOfBirth": m.top.moment("birthDate").date()}, m.doc.id, m.top.moment("birthDate"))
+	p := readPerson(m.top)
+	m.emit("patient.record.created", obj{"patientId": m.doc.id, "createdBy": "fhir-import", "source": "fhir"}.
+		set("firstName", p.first).set("lastName", p.last).set("dateOfBirth", p.birth).set("gender", p.gender).
+		set("address", p.address()).set("phoneNumber", p.phone).set("email", p.email).set("identifiers", p.identifiers),
+		m.doc.id, m.recordStart())
+	if p.deceased {
+		m.deceased(p)
+	}
 }
+
+// recordStart is when the record began: the patient's first encounter, else the last change of the resource, else birth.
+func (m *mapping) recordStart() moment {
+	if m.index != nil {
+		for _, id := range []string{m.doc.id, parseReference(m.found.fullURL).id} {
+			at, ok, err := m.index.firstEncounter(id)
+			if err != nil {
+				m.fault = err
+			}
+			if ok {
+				return moment{at: at, whole: true}
+			}
+		}
+	}
+	return firstOf(m.top.get("meta").moment("lastUpdated"), m.top.moment("birthDate"))
+}
+
+func (m *mapping) deceased(p person) {
+	fields := obj{"deceased": true}.set("deceasedDate", p.died.instant())
+	at := p.died
+	if !at.exists() {
+		at = m.recordStart()
+	}
+	m.emit("patient.record.updated", obj{"patientId": m.doc.id, "reason": "deceased", "updatedFields": fields}, m.doc.id, at)
+}
+
+func changePatient(m, before *mapping) {
+	was, is := readPerson(before.top), readPerson(m.top)
+	at := m.top.get("meta").moment("lastUpdated")
+	if !at.exists() {
+		at = m.recordStart()
+	}
+	demo := obj{}
+	for _, f := range []struct{ name, was, is string }{
+		{"firstName", was.first, is.first}, {"lastName", was.last, is.last}, {"dateOfBirth", was.birth, is.birth}, {"gender", was.gender, is.gender},
+	} {
+		if f.was != f.is && f.is != "" {
+			demo[f.name] = f.is
+		}
+	}
+	if len(demo) > 0 {
+		m.emit("patient.demographics.changed", obj{"patientId": m.doc.id, "changes": demo}, m.doc.id, at)
+	}
+	if was.street != is.street || was.city != is.city || was.state != is.state || was.postal != is.postal {
+		m.emit("patient.address.changed", obj{"patientId": m.doc.id, "address": is.address()}, m.doc.id, at)
+	}
+	if was.phone != is.phone || was.email != is.email {
+		m.emit("patient.contact.changed", obj{"patientId": m.doc.id}.set("phoneNumber", is.phone).set("email", is.email), m.doc.id, at)
+	}
+	if is.deceased && !was.deceased {
+		m.deceased(is)
+	}
+	m.skip = "a later version of a Patient: nothing that an event carries has changed"
+	_ = time.Time{}
+}
+
+func mapCoverage(m *mapping)                {}
+func mapConsent(m *mapping)                 {}
+func mapCareTeam(m *mapping)                {}
+func changeCareTeam(m, b *mapping)          {}
+func mapCarePlan(m *mapping)                {}
+func mapClaim(m *mapping)                   {}
+func changeClaim(m, b *mapping)             {}
+func mapMedicationDispense(m *mapping)      {}
+func mapClaimResponse(m *mapping)           {}
+func mapExplanationOfBenefit(m *mapping)    {}
+func mapDetectedIssue(m *mapping)           {}
+func mapMedicationStatement(m *mapping)     {}
+func mapTask(m *mapping)                    {}
+func changeTask(m, b *mapping)              {}
+func mapCommunication(m *mapping)           {}
+func mapPractitioner(m *mapping)            {}
+func mapOrganization(m *mapping)            {}
+func changeMedicationRequest(m, b *mapping) {}
 
 func mapMedicationRequest(m *mapping) {
 	id, ok := m.patient("subject")
@@ -19,5 +189,6 @@ func mapMedicationRequest(m *mapping) {
 		return
 	}
 	p := m.provider(m.top.reference("requester"))
-	m.emit("medication.prescription.created", obj{"prescriptionId": m.doc.id, "patientId": id, "prescriber": obj{"id": p.id, "name": p.name, "npi": p.npi}}, m.doc.id, m.top.moment("authoredOn"))
+	d := m.medication(m.top)
+	m.emit("medication.prescription.created", obj{"prescriptionId": m.doc.id, "patientId": id}.set("prescriber", obj{}.set("id", p.id).set("name", p.name).set("npi", p.npi)).set("medicationCode", d.code).set("medicationName", d.name), m.doc.id, m.top.moment("authoredOn"))
 }
