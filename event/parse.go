@@ -105,6 +105,7 @@ func (p *envelope) walk(i int) int {
 	if i < len(s.data) && s.data[i] != '{' {
 		end := s.value(i)
 		if end >= 0 {
+			p.seen = [2]bool{true, true} // nothing can be missing from what is no object
 			s.refuse("", "event.kind", "the event is "+kind(s.data[i])+", not an object", `send {"metadata": {…}, "payload": {…}}`)
 		}
 		return end
