@@ -23,8 +23,10 @@ func (m moment) instant() string {
 	if !m.exists() {
 		return ""
 	}
-	return m.at.UTC().Format(time.RFC3339Nano)
+	return m.at.UTC().Format(instantLayout)
 }
+
+const instantLayout = time.RFC3339Nano
 
 var layouts = []struct {
 	layout string

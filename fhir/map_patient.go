@@ -1,46 +1,8 @@
 package fhir
 
 import (
-	"encoding/json"
 	"slices"
-	"time"
-
-	"github.com/carebus/carebus/event"
 )
-
-// obj is a payload under construction. Empty members are left out.
-type obj map[string]any
-
-func (o obj) set(name string, v any) obj {
-	switch v := v.(type) {
-	case string:
-		if v == "" {
-			return o
-		}
-	case json.Number:
-		if v == "" {
-			return o
-		}
-	case obj:
-		if len(v) == 0 {
-			return o
-		}
-	case []obj:
-		if len(v) == 0 {
-			return o
-		}
-	case []string:
-		if len(v) == 0 {
-			return o
-		}
-	}
-	o[name] = v
-	return o
-}
-
-func (m *mapping) emit(typ string, p obj, entity string, at moment) {
-	m.add(event.Define[obj](typ, "1.0.0").New("fhir-import", p), entity, at)
-}
 
 // person is a patient as the events tell it.
 type person struct {
@@ -96,6 +58,17 @@ func bestAddress(all []node) node {
 
 func (p person) address() obj {
 	return obj{}.set("street", p.street).set("city", p.city).set("state", p.state).set("postalCode", p.postal)
+}
+
+func addressOf(a node) obj {
+	street := ""
+	for i, line := range a.list("line") {
+		if i > 0 {
+			street += ", "
+		}
+		street += line.string()
+	}
+	return obj{}.set("street", street).set("city", a.text("city")).set("state", state(a.text("state"))).set("postalCode", a.text("postalCode"))
 }
 
 func mapPatient(m *mapping) {
@@ -161,34 +134,55 @@ func changePatient(m, before *mapping) {
 		m.deceased(is)
 	}
 	m.skip = "a later version of a Patient: nothing that an event carries has changed"
-	_ = time.Time{}
 }
 
-func mapCoverage(m *mapping)                {}
-func mapConsent(m *mapping)                 {}
-func mapCareTeam(m *mapping)                {}
-func changeCareTeam(m, b *mapping)          {}
-func mapCarePlan(m *mapping)                {}
-func mapClaim(m *mapping)                   {}
-func changeClaim(m, b *mapping)             {}
-func mapMedicationDispense(m *mapping)      {}
-func mapClaimResponse(m *mapping)           {}
-func mapExplanationOfBenefit(m *mapping)    {}
-func mapDetectedIssue(m *mapping)           {}
-func mapMedicationStatement(m *mapping)     {}
-func mapTask(m *mapping)                    {}
-func changeTask(m, b *mapping)              {}
-func mapCommunication(m *mapping)           {}
-func mapPractitioner(m *mapping)            {}
-func mapOrganization(m *mapping)            {}
-func changeMedicationRequest(m, b *mapping) {}
-
-func mapMedicationRequest(m *mapping) {
-	id, ok := m.patient("subject")
+// mapCoverage: a person is enrolled with a payer from the start of the coverage on.
+func mapCoverage(m *mapping) {
+	if m.inError() {
+		return
+	}
+	patient, ok := m.patient("beneficiary")
 	if !ok {
 		return
 	}
-	p := m.provider(m.top.reference("requester"))
-	d := m.medication(m.top)
-	m.emit("medication.prescription.created", obj{"prescriptionId": m.doc.id, "patientId": id}.set("prescriber", obj{}.set("id", p.id).set("name", p.name).set("npi", p.npi)).set("medicationCode", d.code).set("medicationName", d.name), m.doc.id, m.top.moment("authoredOn"))
+	if s := m.top.text("status"); s == "cancelled" || s == "draft" {
+		m.skip = "Coverage with status " + s + ": nobody is enrolled by it"
+		return
+	}
+	sum, _ := summarise(m.top, "Coverage", m.doc.id, m.found.scope)
+	period := m.top.get("period")
+	start := period.moment("start")
+	name := sum.Name
+	if name == "" {
+		name = "coverage"
+	}
+	m.emit("patient.enrolled", obj{"patientId": patient, "enrollmentId": m.doc.id}.
+		set("program", obj{"name": name}.set("id", sum.PlanID)).set("payer", m.payor(m.top)).
+		set("memberId", sum.MemberID).set("enrollmentDate", start.date()).set("endDate", period.moment("end").date()),
+		patient, start)
+}
+
+// mapConsent: an active permission is given, anything else that once was one is withdrawn.
+func mapConsent(m *mapping) {
+	if m.inError() {
+		return
+	}
+	patient, ok := m.patient("patient", "subject")
+	if !ok {
+		return
+	}
+	at := m.top.moment("dateTime")
+	provision := m.top.get("provision")
+	switch status := m.top.text("status"); status {
+	case "draft", "proposed":
+		m.skip = "Consent with status " + status + ": not given yet"
+		return
+	case "rejected", "inactive":
+		m.emit("patient.consent.revoked", obj{"patientId": patient, "consentId": m.doc.id, "reason": status}, patient, at)
+		return
+	}
+	m.emit("patient.consent.provided", obj{"patientId": patient, "consentId": m.doc.id}.
+		set("scope", m.top.get("scope").code()).set("decision", provision.text("type")).
+		set("effectiveDate", provision.get("period").moment("start").date()).set("expirationDate", provision.get("period").moment("end").date()),
+		patient, at)
 }

@@ -40,7 +40,11 @@ func (n node) pointer() string {
 	if n.name == "" {
 		return n.at
 	}
-	return n.at + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(n.name)
+	name := n.name
+	if strings.ContainsAny(name, "~/") {
+		name = strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+	}
+	return n.at + "/" + name
 }
 
 func (n node) exists() bool { return n.v != nil }

@@ -4,7 +4,7 @@ package fhir
 func indexed(kind string) bool {
 	switch kind {
 	case "Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Condition", "Goal", "CareTeam",
-		"Coverage", "Encounter", "MedicationRequest", "MedicationStatement", "Patient":
+		"Coverage", "Encounter", "Claim", "MedicationRequest", "MedicationStatement", "Patient":
 		return true
 	}
 	return false
@@ -20,8 +20,8 @@ func (r *run) remember(doc *document, x *found) error {
 			}
 		}
 	}
-	if !indexed(x.kind) {
-		return nil
+	if !indexed(x.kind) || x.kind == "Claim" && top.text("use") != "preauthorization" {
+		return nil // of claims, only requests for prior authorization are asked for: their answer must carry their id
 	}
 	if x.kind == "Encounter" {
 		start := top.get("period").moment("start")
@@ -87,6 +87,10 @@ func summarise(top node, kind, id, scope string) (*summary, []string) {
 		}
 		if s.Name == "" {
 			s.Name = top.get("type").label()
+		}
+	case "Claim":
+		if top.text("use") == "preauthorization" {
+			s.Name = priorAuthID(top, id)
 		}
 	case "Encounter":
 		s.Start = top.get("period").moment("start").at
