@@ -75,7 +75,7 @@ func checkSize(n int, pointer string, o *Options) report {
 		r.refuse(pointer, "event.size", "the event is larger than "+strconv.Itoa(o.MaxBytes)+" bytes",
 			"keep large documents elsewhere and send their address")
 	case n >= o.WarnBytes:
-		r.warn(pointer, "event.size", "the event is larger than "+strconv.Itoa(o.WarnBytes)+" bytes",
+		r.warn(pointer, "event.size", "the event has "+strconv.Itoa(o.WarnBytes)+" bytes or more",
 			"smaller events travel faster: keep large documents elsewhere and send their address")
 	}
 	return r
