@@ -107,12 +107,11 @@ func (r *run) items(m *mapping, x *found, drafts []draft, salt string) ([]Item, 
 	corr := m.correlation()
 	out := make([]Item, 0, len(drafts))
 	for i, d := range drafts {
-		e := d.event
 		if d.at.After(m.now.Add(24 * time.Hour)) {
 			return nil, errors.New("its date is in the future: the fact has not happened yet")
 		}
+		e := d.event.At(d.at)
 		e.Source = r.o.Source
-		e.Timestamp = d.at.UnixMilli()
 		e.CorrelationID = corr
 		e.ID = eventID(e.Type, m.doc.kind, m.doc.id, content, salt, i)
 		if !opaque(e.PartitionKey) {
@@ -120,6 +119,9 @@ func (r *run) items(m *mapping, x *found, drafts []draft, salt string) ([]Item, 
 		}
 		if i > 0 {
 			e.CausationID = out[0].Event.ID
+		}
+		if _, err := e.Check(&event.Options{Now: func() time.Time { return m.now }}); err != nil {
+			return nil, err // better here, with file and place, than as a batch that the store refuses
 		}
 		out = append(out, Item{
 			Event: e, File: r.file, Line: x.line, Pointer: x.pointer, Type: m.doc.kind, ID: m.doc.id,

@@ -64,8 +64,8 @@ func (g *generator) fill(i int) {
 func TestMemoryIsFlat(t *testing.T) {
 	for _, bundle := range []bool{false, true} {
 		t.Run(fmt.Sprintf("bundle=%v", bundle), func(t *testing.T) {
-			small, large := peakHeap(t, 1000, bundle), peakHeap(t, 8000, bundle)
-			t.Logf("live heap %d KiB for 5,000 resources, %d KiB for 40,000", small>>10, large>>10)
+			small, large := peakHeap(t, 500, bundle), peakHeap(t, 4000, bundle)
+			t.Logf("live heap %d KiB for 2,500 resources, %d KiB for 20,000", small>>10, large>>10)
 			if large > small+(4<<20) {
 				t.Errorf("heap grew from %d to %d KiB", small>>10, large>>10)
 			}

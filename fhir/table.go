@@ -30,7 +30,10 @@ func (t *table) get(k key) (uint64, bool, error) {
 		return v, ok, nil
 	}
 	_, v, err := t.find(k)
-	return v - 1, v != 0, err
+	if err != nil || v == 0 {
+		return 0, false, err
+	}
+	return v - 1, true, nil
 }
 
 func (t *table) put(k key, v uint64) error {
