@@ -117,9 +117,6 @@ func (r *run) items(m *mapping, x *found, drafts []draft, salt string) ([]Item, 
 		if !opaque(e.PartitionKey) {
 			e.PartitionKey = ""
 		}
-		if i > 0 {
-			e.CausationID = out[0].Event.ID
-		}
 		if _, err := e.Check(&event.Options{Now: func() time.Time { return m.now }}); err != nil {
 			return nil, err // better here, with file and place, than as a batch that the store refuses
 		}
