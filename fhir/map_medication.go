@@ -94,17 +94,43 @@ func mapMedicationDispense(m *mapping) {
 		prescription.id, at)
 }
 
-// mapDetectedIssue: drug interactions and duplicate therapy; other issues have no event.
+// interactionCodes are the kinds of issue (HL7 ActCode) in which medications concern each other.
+var interactionCodes = map[string]string{
+	"DRG": "drug-drug", "DDI": "drug-drug", "DINT": "drug-drug", "TDRGINT": "drug-drug", "DUPTHPY": "duplicate-therapy",
+	"DUPTHPCLS": "duplicate-therapy", "DUPTHPGEN": "duplicate-therapy",
+}
+
+// mapDetectedIssue: interactions between medications and duplicate therapy; other issues have no event.
 func mapDetectedIssue(m *mapping) {
 	if m.inError() {
 		return
 	}
-	code := strings.ToUpper(m.top.get("code").code())
-	if code != "DRG" && code != "DUPTHPY" && code != "DINT" && code != "DDI" {
+	kind, ok := interactionCodes[strings.ToUpper(m.top.get("code").code())]
+	if !ok {
 		m.skip = "DetectedIssue that is no interaction between medications"
 		return
 	}
-	m.skip = "DetectedIssue that names fewer than two medications"
+	var drugs []obj
+	for _, i := range m.top.list("implicated") {
+		r := i.asReference()
+		if r.kind != "" && !strings.HasPrefix(r.kind, "Medication") {
+			continue
+		}
+		if d := m.implicated(r); d.name != "" || d.code != "" {
+			drugs = append(drugs, obj{}.set("code", d.code).set("name", d.name))
+		}
+	}
+	if len(drugs) < 2 {
+		m.skip = "DetectedIssue that names fewer than two medications"
+		return
+	}
+	patient, ok := m.patient("patient", "subject")
+	if !ok {
+		return
+	}
+	at := firstOf(m.top.moment("identifiedDateTime"), m.top.get("identifiedPeriod").moment("start"))
+	m.emit("medication.interaction.detected", obj{"patientId": patient, "interactionId": m.doc.id, "type": kind, "medications": drugs}.
+		set("severity", m.top.text("severity")).set("description", m.top.text("detail")), patient, at)
 }
 
 // mapMedicationStatement: what the patient is said to take.
@@ -116,6 +142,10 @@ func mapMedicationStatement(m *mapping) {
 	if !ok {
 		return
 	}
-	at := firstOf(m.top.moment("dateAsserted"), m.top.moment("effectiveDateTime"), m.top.get("effectivePeriod").moment("start"))
-	m.emit("medication.adherence.reported", obj{"patientId": patient}, patient, at)
+	period := m.top.get("effectivePeriod")
+	at := firstOf(m.top.moment("dateAsserted"), m.top.moment("effectiveDateTime"), period.moment("start"))
+	drug := m.medication(m.top)
+	m.emit("medication.adherence.reported", obj{"patientId": patient}.
+		set("medicationCode", drug.code).set("medicationName", drug.name).set("status", m.top.text("status")).
+		set("period", obj{}.set("start", period.moment("start").instant()).set("end", period.moment("end").instant())), patient, at)
 }
