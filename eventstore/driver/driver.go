@@ -121,7 +121,7 @@ type PartitionQuery struct {
 	To        int64                       // first offset not wanted; 0 means no bound
 	Key       string                      // when not empty, only events with this partition key
 	Match     func(eventType string) bool // nil matches all; called at least once per distinct type of the answer
-	Limit     int                         // records looked at, matching or not; must be positive
+	Limit     int                         // records returned; must be positive
 	MaxBytes  int                         // stop after the record that reaches this many payload bytes; 0 means 4 MiB
 }
 
@@ -173,8 +173,9 @@ type Driver interface {
 
 	// Commit carries out the units, in order, in one durable transaction. A unit that fails is undone alone, with its
 	// Err set. When Commit returns an error no unit has left a trace, except where the error is ErrUnavailable, where
-	// it is unknown. When it returns nil, everything is on stable storage. ctx bounds the wait for the engine's lock.
-	Commit(ctx context.Context, units []*Unit) error
+	// it is unknown. When it returns nil, everything is on stable storage, and heads are those of right after the commit.
+	// ctx bounds the wait for the engine's lock.
+	Commit(ctx context.Context, units []*Unit) (heads []int64, err error)
 
 	// Heads returns, per partition, the offset that the next event will get. Everything below is visible to readers.
 	Heads(ctx context.Context) ([]int64, error)
@@ -205,8 +206,8 @@ type Driver interface {
 	Watch(ctx context.Context, notify func()) error
 
 	// Verify walks one partition and reports every contradiction through fault: gaps in offsets, hashes that do not
-	// follow, index entries that are missing or point elsewhere. It reports progress now and then. The front adds the
-	// checks over streams.
+	// follow, index entries that are missing or point elsewhere. It reports progress now and then. With partition 0 it
+	// also checks what the partitions share, such as the versions of streams.
 	Verify(ctx context.Context, partition int, progress func(events int64), fault func(Fault)) error
 
 	Close() error

@@ -1,0 +1,445 @@
+package bus
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+)
+
+// item is an event on its way through the handlers.
+type item struct {
+	rec     eventstore.Record
+	steps   []apply
+	err     error // preparation failed: for good
+	called  apply // effects of the outside call's answer
+	callErr error // the outside call failed: this time
+}
+
+// outcome is what one unit came to.
+type outcome struct {
+	done     int   // items settled: handled, parked, skipped, or put behind a parked key
+	next     int64 // the checkpoint
+	failed   *failure
+	parked   []*parkedKey     // parked by this unit
+	followed map[string]int64 // parked keys that got later events: key -> offset of the last
+	released []string         // keys that somebody released meanwhile
+	stopped  bool             // the group stopped itself
+}
+
+type failure struct {
+	class Class
+	err   error
+}
+
+// errRedo: an event failed in a unit without savepoints; run the unit again with one per event.
+var errRedo = errors.New("bus: run again with savepoints")
+
+// prepare decodes outside the transaction, where it holds up nobody.
+func (w *worker) prepare(records []eventstore.Record) []item {
+	items := make([]item, len(records))
+	for i, r := range records {
+		it := &items[i]
+		it.rec = r
+		for _, h := range w.g.handlers {
+			if h.each == nil || !h.match(r.Type) {
+				continue
+			}
+			var step apply
+			err := guard(func() (err error) { step, err = h.each(w.g, r); return err })
+			if err != nil {
+				it.err = err
+				break
+			}
+			it.steps = append(it.steps, step)
+		}
+		w.g.keys.add(r.PartitionKey)
+	}
+	return items
+}
+
+// attempt runs items as one unit: effects, parked rows and checkpoint, one commit. end is the offset behind everything
+// that was looked at. It returns an error only when nothing was committed.
+//
+// The first run is without savepoints, the common case being that nothing fails. When an event fails the unit is undone
+// and run again with a savepoint per event, so that the others keep their effects.
+func (w *worker) attempt(ctx context.Context, items []item, end int64, probe bool) (outcome, error) {
+	first := items[0].rec.Offset
+	switch {
+	case first < w.doubt:
+		items, end = items[:1], first+1
+		if err := w.mark(ctx, first); err != nil {
+			return outcome{}, err
+		}
+	case probe:
+		items, end = items[:1], first+1
+	}
+	if w.g.handlers[0].batch == nil {
+		if err := w.calls(ctx, items, false); err != nil {
+			return outcome{}, err
+		}
+	}
+	tries := w.failing
+	out, err := w.unit(ctx, items, end, false)
+	if errors.Is(err, errRedo) {
+		w.failing = tries
+		out, err = w.unit(ctx, items, end, true)
+	}
+	return out, err
+}
+
+func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool) (outcome, error) {
+	var out outcome
+	limit := w.g.set.hold + w.g.set.timeout
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		out = outcome{done: len(items), next: end}
+		if w.g.handlers[0].batch != nil && !careful {
+			if err := w.runBatch(ctx, tx, items, &out); err != nil {
+				return errRedo
+			}
+			return w.checkpoint(ctx, tx, out.next)
+		}
+		begin := time.Now()
+		for i := range items {
+			it := &items[i]
+			wait, err := w.follow(ctx, tx, it.rec, &out)
+			if err != nil {
+				return err
+			}
+			if wait {
+				continue
+			}
+			err = w.verdict(it)
+			if err == nil {
+				err = w.runItem(ctx, tx, it, careful)
+			}
+			if err != nil {
+				if !careful {
+					return errRedo
+				}
+				stop, serr := w.fail(ctx, tx, it, err, &out)
+				if serr != nil {
+					return serr
+				}
+				if stop {
+					out.done, out.next = i, it.rec.Offset
+					break
+				}
+				continue
+			}
+			if i+1 < len(items) && time.Since(begin) > w.g.set.hold {
+				out.done, out.next = i+1, it.rec.Offset+1
+				break
+			}
+		}
+		if err := w.checkpoint(ctx, tx, out.next); err != nil {
+			return err
+		}
+		if len(out.parked) > 0 && !out.stopped {
+			return w.checkFlood(ctx, tx, &out)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// verdict is the failure that is known before the handler runs.
+func (w *worker) verdict(it *item) error {
+	if it.rec.Offset == w.handling && w.deaths >= suspectDeaths {
+		return &classified{Suspect, fmt.Errorf("the process died %d times while handling this event; look for memory, stack or time without bound, then redrive", w.deaths)}
+	}
+	if it.err != nil {
+		return it.err
+	}
+	return it.callErr
+}
+
+// runItem runs an event's handlers, in a savepoint when careful.
+func (w *worker) runItem(ctx context.Context, tx *eventstore.Tx, it *item, careful bool) error {
+	ctx = w.deliveryContext(ctx, it.rec, false)
+	t := Tx{tx: tx, ctx: ctx}
+	if !careful {
+		return guard(func() error { return it.run(ctx, w.g, t) })
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.g.set.timeout)
+	defer cancel()
+	t.ctx = ctx
+	return tx.Savepoint(ctx, func() error {
+		return guard(func() error { return it.run(ctx, w.g, t) })
+	})
+}
+
+func (it *item) run(ctx context.Context, g *group, tx Tx) error {
+	if b := g.handlers[0].batch; b != nil {
+		return b(ctx, tx, []eventstore.Record{it.rec})
+	}
+	for _, step := range it.steps {
+		if err := step(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if it.called != nil {
+		return it.called(ctx, tx)
+	}
+	return nil
+}
+
+func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, out *outcome) error {
+	records := make([]eventstore.Record, 0, len(items))
+	for i := range items {
+		wait, err := w.follow(ctx, tx, items[i].rec, out)
+		if err != nil {
+			return err
+		}
+		if !wait {
+			records = append(records, items[i].rec)
+		}
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	if len(records) == 1 {
+		ctx = w.deliveryContext(ctx, records[0], false)
+	} else {
+		ctx = context.WithValue(ctx, deliveryKey{}, w.delivery(records[0], false))
+	}
+	return guard(func() error {
+		return w.g.handlers[0].batch(ctx, Tx{tx: tx, ctx: ctx}, records)
+	})
+}
+
+func (w *worker) deliveryContext(ctx context.Context, r eventstore.Record, redrive bool) context.Context {
+	return event.ContextWithCause(context.WithValue(ctx, deliveryKey{}, w.delivery(r, redrive)), r.Metadata)
+}
+
+func (w *worker) delivery(r eventstore.Record, redrive bool) Delivery {
+	d := Delivery{Group: w.g.name, Partition: w.part, Offset: r.Offset, Attempt: 1, Redrive: redrive}
+	if w.failing.offset == r.Offset {
+		d.Attempt += w.failing.tries
+	}
+	d.Replay = w.replay.to > 0 && r.Offset < w.replay.to
+	return d
+}
+
+// fail decides what becomes of an event that failed. It returns true when the unit ends before the event.
+func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err error, out *outcome) (stop bool, _ error) {
+	if w.failing.offset != it.rec.Offset {
+		w.failing = failing{offset: it.rec.Offset}
+	}
+	w.failing.tries++
+	class := w.g.classify(err)
+	switch decide(class, err, w.failing.tries, w.g.set) {
+	case again:
+		out.failed = &failure{class, err}
+		return true, nil
+	case park:
+		return false, w.park(ctx, tx, it.rec, class, err, out)
+	case skip:
+		return false, w.auditFailure(ctx, tx, keySkipped, it.rec, class, err, "policy: skip the event")
+	default:
+		out.failed = &failure{class, err}
+		out.stopped = true
+		// The checkpoint must stay at this event: it is moved by the caller, and the stop raises the epoch afterwards.
+		return true, w.stopGroup(ctx, tx, fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, errorText(err)))
+	}
+}
+
+func (g *group) classify(err error) Class {
+	if g.set.classify != nil {
+		if c, ok := g.set.classify(err); ok {
+			return c
+		}
+	}
+	return Classify(err)
+}
+
+// mark writes down, durably, which event is about to be handled. Only after a death: in ordinary running the price of a
+// commit per event would be paid for nothing. A process that dies on the marked event leaves the mark for its successor.
+func (w *worker) mark(ctx context.Context, offset int64) error {
+	if w.handling != offset {
+		w.deaths = 0
+	}
+	w.handling = offset
+	return w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET handling = $1, deaths = $2 WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
+			offset, w.deaths, w.g.name, w.part, w.next, w.epoch))
+	})
+}
+
+// calls makes the outside calls of items, keys in parallel, each key in order. Answers are kept until their effects are
+// committed, so that a try that fails for another reason does not call again.
+func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
+	lanes := map[string][]*item{}
+	var order, ids []string
+	for i := range items {
+		it := &items[i]
+		it.callErr = nil
+		h := w.g.callFor(it.rec.Type)
+		if h == nil || it.called != nil || w.verdict(it) != nil || (!redrive && w.parked[it.rec.PartitionKey] != nil) {
+			continue
+		}
+		if it.called = w.answers[it.rec.ID]; it.called != nil {
+			continue
+		}
+		key := it.rec.PartitionKey
+		if lanes[key] == nil {
+			order = append(order, key)
+		}
+		lanes[key] = append(lanes[key], it)
+		ids = append(ids, it.rec.ID)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	unknown, err := w.intend(ctx, ids)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, w.g.set.lanes)
+	for _, key := range order {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			failed := false
+			for _, it := range lanes[key] {
+				if failed {
+					it.callErr = errNotCalled
+					continue
+				}
+				it.called, it.callErr = w.call(ctx, it.rec, unknown[it.rec.ID] && !w.refused(it.rec.ID), redrive)
+				failed = it.callErr != nil
+			}
+		})
+	}
+	wg.Wait()
+	for _, key := range order {
+		for _, it := range lanes[key] {
+			switch {
+			case it.called != nil:
+				w.answers[it.rec.ID] = it.called
+			case it.callErr != errNotCalled && w.g.classify(it.callErr) == Permanent:
+				w.denied[it.rec.ID] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+var errNotCalled = Transient(errors.New("an earlier event of the key failed before this one was called"))
+
+// refused: the provider gave a clear no in this process, so nothing is unknown about the call.
+func (w *worker) refused(id string) bool {
+	_, ok := w.denied[id]
+	return ok
+}
+
+func (g *group) callFor(eventType string) *handler {
+	for _, h := range g.handlers {
+		if h.call != nil && h.match(eventType) {
+			return h
+		}
+	}
+	return nil
+}
+
+func (w *worker) call(ctx context.Context, r eventstore.Record, unknown, redrive bool) (step apply, err error) {
+	ctx, cancel := context.WithTimeout(w.deliveryContext(ctx, r, redrive), w.g.set.timeout)
+	defer cancel()
+	err = guard(func() (err error) {
+		step, err = w.g.callFor(r.Type).call.run(ctx, w.g, r, unknown)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, tx Tx) error {
+		if err := step(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`UPDATE carebus_calls SET state = $1 WHERE grp = $2 AND event_id = $3`, callDone, w.g.name, r.ID)
+		return err
+	}, nil
+}
+
+// intend writes the intent rows of calls about to be made and returns which of them had one already.
+func (w *worker) intend(ctx context.Context, ids []string) (unknown map[string]bool, err error) {
+	err = w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		unknown = map[string]bool{}
+		now := tx.Now().UnixMicro()
+		for _, id := range ids {
+			var state string
+			err := tx.QueryRowContext(ctx, `SELECT state FROM carebus_calls WHERE grp = $1 AND event_id = $2`, w.g.name, id).Scan(&state)
+			switch {
+			case errors.Is(err, sql.ErrNoRows):
+				if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_calls (grp, event_id, state, updated_at) VALUES ($1, $2, $3, $4)`, w.g.name, id, callIntent, now); err != nil {
+					return err
+				}
+			case err != nil:
+				return err
+			case state == callIntent:
+				unknown[id] = true
+			default:
+				// Done before: a replay. The call is made anew, with the same key.
+				if _, err := tx.ExecContext(ctx, `UPDATE carebus_calls SET state = $1, updated_at = $2 WHERE grp = $3 AND event_id = $4`, callIntent, now, w.g.name, id); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return unknown, err
+}
+
+// action is what follows a failure.
+type action int
+
+const (
+	again action = iota
+	park
+	skip
+	stop
+)
+
+// decide is the whole retry policy, a pure function.
+func decide(class Class, err error, tries int, set settings) action {
+	switch {
+	case class == Dependency:
+		return again
+	case class == Permanent && tries < set.tries && !isFatal(err):
+		return again
+	}
+	switch set.policy {
+	case SkipEvent:
+		return skip
+	case StopGroup:
+		return stop
+	}
+	return park
+}
+
+func isFatal(err error) bool {
+	var c *classified
+	return errors.As(err, &c) && c.class == Permanent
+}
+
+func oneRow(res sql.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n != 1 {
+		return errFenced
+	}
+	return nil
+}

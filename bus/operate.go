@@ -1,0 +1,371 @@
+package bus
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/carebus/carebus/eventstore"
+)
+
+// GroupStatus is what is known of a group, from any process.
+type GroupStatus struct {
+	Name       string            `json:"group"`
+	State      string            `json:"state"` // running, paused (by a person), stopped (by itself)
+	Reason     string            `json:"reason,omitempty"`
+	Patterns   []string          `json:"patterns"`
+	Version    string            `json:"version,omitempty"`
+	Members    []string          `json:"members"`
+	Lag        int64             `json:"lag"` // events stored and not yet looked at
+	ParkedKeys int64             `json:"parkedKeys"`
+	Waiting    int64             `json:"parkedEvents"` // events of parked keys
+	Partitions []PartitionStatus `json:"partitions"`
+	Replay     *ReplayStatus     `json:"replay,omitempty"`
+}
+
+// PartitionStatus is a group's place in one partition.
+type PartitionStatus struct {
+	Partition int    `json:"partition"`
+	Next      int64  `json:"next"` // first offset not handled
+	Head      int64  `json:"head"` // offset that the next event will get
+	Owner     string `json:"owner,omitempty"`
+	Epoch     int64  `json:"epoch"`
+}
+
+// ReplayStatus is the progress of a replay under way.
+type ReplayStatus struct {
+	Done  int64 `json:"done"`
+	Total int64 `json:"total"`
+}
+
+// Act is who does something to a group, and why; it goes into the audit.
+type Act struct {
+	Actor  string // a person or program; default "operator"
+	Reason string
+}
+
+func (a Act) actor() string {
+	if a.Actor == "" {
+		return "operator"
+	}
+	return a.Actor
+}
+
+// Groups returns every group that has ever run on the store, by name.
+func (b *Bus) Groups(ctx context.Context) ([]GroupStatus, error) {
+	var names []string
+	err := b.store.View(ctx, func(q eventstore.Querier) (err error) {
+		names, err = textColumn(ctx, q, `SELECT grp FROM carebus_groups ORDER BY grp`)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]GroupStatus, 0, len(names))
+	for _, n := range names {
+		s, err := b.Group(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// Group returns the status of one group, or ErrNoGroup.
+func (b *Bus) Group(ctx context.Context, name string) (GroupStatus, error) {
+	s := GroupStatus{Name: name, Members: []string{}, Partitions: []PartitionStatus{}}
+	heads, err := b.store.Heads(ctx)
+	if err != nil {
+		return s, err
+	}
+	err = b.store.View(ctx, func(q eventstore.Querier) error {
+		var patterns string
+		err := q.QueryRowContext(ctx, `SELECT state, reason, patterns, version FROM carebus_groups WHERE grp = $1`, name).Scan(&s.State, &s.Reason, &patterns, &s.Version)
+		if errors.Is(err, sql.ErrNoRows) {
+			return noGroup(name)
+		}
+		if err != nil {
+			return err
+		}
+		s.Patterns = strings.Fields(patterns)
+		now := time.Now().UnixMicro()
+		members, err := textColumn(ctx, q, `SELECT member FROM carebus_members WHERE grp = $1 AND expires_at > $2 ORDER BY member`, name, now)
+		if err != nil {
+			return err
+		}
+		s.Members = append(s.Members, members...)
+		if err := q.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(SUM(count), 0) FROM carebus_parked WHERE grp = $1`, name).Scan(&s.ParkedKeys, &s.Waiting); err != nil {
+			return err
+		}
+		rows, err := q.QueryContext(ctx, `SELECT part, next, owner, epoch, replay_from, replay_to FROM carebus_checkpoints WHERE grp = $1 ORDER BY part`, name)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		var r ReplayStatus
+		for rows.Next() {
+			var p PartitionStatus
+			var from, to int64
+			if err := rows.Scan(&p.Partition, &p.Next, &p.Owner, &p.Epoch, &from, &to); err != nil {
+				return err
+			}
+			if p.Partition < len(heads) {
+				p.Head = max(heads[p.Partition], p.Next)
+			}
+			s.Lag += p.Head - p.Next
+			s.Partitions = append(s.Partitions, p)
+			if to > 0 {
+				r.Done += p.Next - from
+				r.Total += to - from
+			}
+		}
+		if r.Total > 0 {
+			s.Replay = &r
+		}
+		return rows.Err()
+	})
+	return s, err
+}
+
+func noGroup(name string) error {
+	return fmt.Errorf("%w: %s; see the list of groups, a group exists once it has run", ErrNoGroup, name)
+}
+
+// Pause makes every member of a group stop after the unit under way, in all processes, until Resume. Nothing is lost:
+// the events wait in the log.
+func (b *Bus) Pause(ctx context.Context, group string, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("pausing group %s: %w", group, ErrReason)
+	}
+	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
+		return setGroupState(ctx, tx, group, groupPaused, act.Reason, act.actor())
+	})
+}
+
+// Resume lets a paused or stopped group go on where it was.
+func (b *Bus) Resume(ctx context.Context, group string, act Act) error {
+	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
+		return setGroupState(ctx, tx, group, groupRunning, act.Reason, act.actor())
+	})
+}
+
+// operate runs fn for a group that exists and wakes this process's member of it.
+func (b *Bus) operate(ctx context.Context, group string, fn func(tx *eventstore.Tx) error) error {
+	err := b.store.Update(ctx, func(tx *eventstore.Tx) error {
+		var n int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_groups WHERE grp = $1`, group).Scan(&n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return noGroup(group)
+		}
+		return fn(tx)
+	})
+	b.nudge(group)
+	return err
+}
+
+func (b *Bus) nudge(group string) {
+	b.mu.Lock()
+	g := b.groups[group]
+	b.mu.Unlock()
+	if g != nil {
+		g.nudge()
+	}
+}
+
+// setGroupState changes a group's state and raises every epoch, so that members find themselves fenced at their next
+// commit and look at the state anew.
+func setGroupState(ctx context.Context, tx *eventstore.Tx, group, state, reason, actor string) error {
+	now := tx.Now().UnixMicro()
+	kept := reason
+	if state == groupRunning {
+		kept = ""
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE carebus_groups SET state = $1, reason = $2, updated_at = $3 WHERE grp = $4`, state, kept, now, group); err != nil {
+		return err
+	}
+	if state != groupRunning {
+		if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET epoch = epoch + 1, owner = '', updated_at = $1 WHERE grp = $2`, now, group); err != nil {
+			return err
+		}
+	}
+	p := groupChanged{Group: group, Reason: reason, Actor: actor, Automatic: state == groupStopped}
+	if state == groupRunning {
+		return audit(ctx, tx, group, groupResumedV1.New(Source, p))
+	}
+	return audit(ctx, tx, group, groupPausedV1.New(Source, p))
+}
+
+// Target is a place to seek or replay from: the beginning, a time, or an offset of one partition.
+type Target struct {
+	kind      targetKind
+	time      time.Time
+	partition int
+	offset    int64
+}
+
+type targetKind int
+
+const (
+	targetBeginning targetKind = iota
+	targetEnd
+	targetTime
+	targetOffset
+)
+
+// Beginning is the first event stored.
+func Beginning() Target { return Target{} }
+
+// End is behind the last event stored.
+func End() Target { return Target{kind: targetEnd} }
+
+// Since is the first event recorded at t or later.
+func Since(t time.Time) Target { return Target{kind: targetTime, time: t} }
+
+// At is one offset of one partition; other partitions stay as they are.
+func At(partition int, offset int64) Target {
+	return Target{kind: targetOffset, partition: partition, offset: offset}
+}
+
+// resolve returns the offset per partition; -1 leaves a partition alone.
+func (b *Bus) resolve(ctx context.Context, t Target) ([]int64, error) {
+	heads, err := b.store.Heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]int64, len(heads))
+	for p := range out {
+		switch t.kind {
+		case targetEnd:
+			out[p] = heads[p]
+		case targetTime:
+			if out[p], err = b.store.OffsetAt(ctx, p, t.time); err != nil {
+				return nil, err
+			}
+		case targetOffset:
+			out[p] = -1
+		}
+	}
+	if t.kind == targetOffset {
+		if t.partition < 0 || t.partition >= len(heads) {
+			return nil, &ConfigError{Field: "partition", Reason: fmt.Sprintf("%d does not exist; the store has partitions 0 to %d", t.partition, len(heads)-1)}
+		}
+		if t.offset < 0 || t.offset > heads[t.partition] {
+			return nil, &ConfigError{Field: "offset", Reason: fmt.Sprintf("%d is outside partition %d, which ends at %d", t.offset, t.partition, heads[t.partition])}
+		}
+		out[t.partition] = t.offset
+	}
+	return out, nil
+}
+
+// Seek moves a group's checkpoints. Going back makes the group handle events again as if for the first time; going
+// forward skips events for good. Parked keys whose head lies at or behind the new place are forgotten: their events
+// come again. A replay under way ends.
+func (b *Bus) Seek(ctx context.Context, group string, to Target, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("seeking group %s: %w", group, ErrReason)
+	}
+	targets, err := b.resolve(ctx, to)
+	if err != nil {
+		return err
+	}
+	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
+		moved, err := b.move(ctx, tx, group, targets, nil)
+		if err != nil {
+			return err
+		}
+		return audit(ctx, tx, group, groupSoughtV1.New(Source, groupSought{Group: group, Reason: act.Reason, Actor: act.actor(), Positions: moved}))
+	})
+}
+
+// Replay makes a group handle a part of the log again, flagged in Delivery.Replay, and then go on where it was. to
+// bounds it; End() is the usual bound. For a group that has never run it creates the group: it will handle the part
+// when it first runs, and then continue behind to. Progress is in Group.
+func (b *Bus) Replay(ctx context.Context, group string, from, to Target, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("replaying to group %s: %w", group, ErrReason)
+	}
+	if err := checkGroupName(group); err != nil {
+		return err
+	}
+	starts, err := b.resolve(ctx, from)
+	if err != nil {
+		return err
+	}
+	ends, err := b.resolve(ctx, to)
+	if err != nil {
+		return err
+	}
+	err = b.store.Update(ctx, func(tx *eventstore.Tx) error {
+		now := tx.Now().UnixMicro()
+		if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_groups (grp, state, reason, patterns, version, created_at, updated_at) VALUES ($1, 'running', '', '', '', $2, $3)
+			ON CONFLICT (grp) DO NOTHING`, group, now, now); err != nil {
+			return err
+		}
+		for p := range starts {
+			if _, err := tx.ExecContext(ctx, insertCheckpoint, group, p, max(ends[p], 0), 0, 0, 0, now); err != nil {
+				return err
+			}
+		}
+		moved, err := b.move(ctx, tx, group, starts, ends)
+		if err != nil {
+			return err
+		}
+		var events int64
+		for _, m := range moved {
+			events += m.To - m.From
+		}
+		return audit(ctx, tx, group, replayStartV1.New(Source, replayEvent{Group: group, Reason: act.Reason, Actor: act.actor(), Events: events, Positions: moved}))
+	})
+	b.nudge(group)
+	return err
+}
+
+// move sets checkpoints. With ends it opens replay windows: what lies before the end is handled again and the place
+// before the move is where the group resumes.
+func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts, ends []int64) ([]position, error) {
+	now := tx.Now().UnixMicro()
+	moved := []position{}
+	for p, start := range starts {
+		if start < 0 {
+			continue
+		}
+		var next, resume int64
+		if err := tx.QueryRowContext(ctx, `SELECT next, resume_at FROM carebus_checkpoints WHERE grp = $1 AND part = $2`, group, p).Scan(&next, &resume); err != nil {
+			return nil, err
+		}
+		var from, to, back int64
+		if ends != nil {
+			back = max(next, resume) // a replay within a replay still resumes where the group really was
+			from, to = start, min(ends[p], back)
+			if ends[p] < 0 {
+				to = back
+			}
+			if from >= to {
+				continue
+			}
+			moved = append(moved, position{p, from, to})
+		} else {
+			moved = append(moved, position{p, next, start})
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, epoch = epoch + 1, owner = '', handling = -1, deaths = 0,
+			replay_from = $2, replay_to = $3, resume_at = $4, updated_at = $5 WHERE grp = $6 AND part = $7`,
+			start, from, to, back, now, group, p); err != nil {
+			return nil, err
+		}
+		// A parked key whose events come again must not also be drained.
+		upper := int64(1) << 62
+		if ends != nil {
+			upper = to
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_parked WHERE grp = $1 AND part = $2 AND head >= $3 AND tail < $4`, group, p, start, upper); err != nil {
+			return nil, err
+		}
+	}
+	return moved, nil
+}

@@ -1,0 +1,500 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carebus/carebus/eventstore/driver"
+)
+
+// names are the interned types and origins, as readers know them. Ids are never reused, so what is known stays true;
+// what is not known is read.
+type names struct {
+	db      *sql.DB
+	mu      sync.RWMutex
+	types   map[int64]string
+	origins map[int64][2]string
+	maxType int64
+}
+
+func (n *names) load(ctx context.Context) error {
+	types, origins, maxType := map[int64]string{}, map[int64][2]string{}, int64(0)
+	rows, err := n.db.QueryContext(ctx, `SELECT id, name, '' FROM types UNION ALL SELECT -id, source, version FROM origins`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		var a, b string
+		if err := rows.Scan(&id, &a, &b); err != nil {
+			return err
+		}
+		if id > 0 {
+			types[id] = a
+			maxType = max(maxType, id)
+		} else {
+			origins[-id] = [2]string{a, b}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(types) >= len(n.types) && len(origins) >= len(n.origins) {
+		n.types, n.origins, n.maxType = types, origins, maxType
+	}
+	return nil
+}
+
+// fill puts names in the place of ids.
+func (n *names) fill(ctx context.Context, r *driver.Record, typ, origin int64) error {
+	for range 2 {
+		n.mu.RLock()
+		t, ok1 := n.types[typ]
+		o, ok2 := n.origins[origin]
+		n.mu.RUnlock()
+		if ok1 && ok2 {
+			r.Type, r.Source, r.Version = t, o[0], o[1]
+			return nil
+		}
+		if err := n.load(ctx); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, typ, origin)
+}
+
+// matching returns the ids of the types that match, and whether that is all of them; upTo is the highest id there is.
+func (n *names) matching(ctx context.Context, match func(string) bool, upTo int64) (ids []int64, all bool, err error) {
+	n.mu.RLock()
+	stale := n.maxType < upTo
+	n.mu.RUnlock()
+	if stale {
+		if err := n.load(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	all = true
+	for id := int64(1); id <= n.maxType; id++ {
+		name, ok := n.types[id]
+		if !ok {
+			continue
+		}
+		if match(name) {
+			ids = append(ids, id)
+		} else {
+			all = false
+		}
+	}
+	return ids, all, nil
+}
+
+// prepared returns a statement over the readers. Texts are few: fixed ones, and one per set of types that a group reads.
+func (d *DB) prepared(ctx context.Context, text string) (*sql.Stmt, error) {
+	if st, ok := d.stmts.Load(text); ok {
+		return st.(*sql.Stmt), nil
+	}
+	st, err := d.readers.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	if old, loaded := d.stmts.LoadOrStore(text, st); loaded {
+		_ = st.Close()
+		return old.(*sql.Stmt), nil
+	}
+	return st, nil
+}
+
+// filteredWindow is how many offsets a read with a type filter may look over when it finds little.
+const filteredWindow = 20_000
+
+// Partition reads a part of a partition.
+func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Batch, error) {
+	b := driver.Batch{Next: q.From}
+	if q.Partition < 0 || q.Partition >= d.info.Partitions {
+		return b, fmt.Errorf("sqlite: partition %d: %w; the store has partitions 0 to %d", q.Partition, driver.ErrNotFound, d.info.Partitions-1)
+	}
+	if q.MaxBytes <= 0 {
+		q.MaxBytes = 4 << 20
+	}
+	base := int64(q.Partition) << offsetBits
+	to := int64(offsetMask)
+	if q.To > 0 {
+		to = q.To
+	}
+	where := ""
+	window := to
+	if q.Match != nil || q.Key != "" {
+		// What was looked at must be known even where nothing matched: the window ends at the head as seen before the
+		// rows are read, so that no row below it can appear later.
+		head, upTo, err := d.head(ctx, q.Partition)
+		if err != nil {
+			return b, mapError(err)
+		}
+		window = min(to, head, q.From+max(filteredWindow, int64(q.Limit)))
+		if window <= q.From {
+			return b, nil
+		}
+		if q.Match != nil {
+			ids, all, err := d.names.matching(ctx, q.Match, upTo)
+			if err != nil {
+				return b, mapError(err)
+			}
+			switch {
+			case len(ids) == 0:
+				b.Next = window
+				return b, nil
+			case !all:
+				where = " AND type IN (" + joinInts(ids) + ")"
+			}
+		}
+	}
+	args := []any{base | q.From, base | window, q.Limit}
+	if q.Key != "" {
+		where += " AND key = ?4"
+		args = append(args, q.Key)
+	}
+	st, err := d.prepared(ctx, `SELECT `+columns+` FROM events WHERE pos >= ?1 AND pos < ?2`+where+` ORDER BY pos LIMIT ?3`)
+	if err != nil {
+		return b, mapError(err)
+	}
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return b, mapError(err)
+	}
+	defer rows.Close()
+	b.Records = make([]driver.Record, 0, min(q.Limit, 512))
+	bytes := 0
+	full := false
+	err = d.records(ctx, rows, func(r driver.Record) bool {
+		b.Records = append(b.Records, r)
+		bytes += len(r.Payload)
+		full = bytes >= q.MaxBytes
+		return !full
+	})
+	if err != nil {
+		return driver.Batch{Next: q.From}, mapError(err)
+	}
+	n := len(b.Records)
+	switch {
+	case n > 0 && (full || n == q.Limit || (q.Match == nil && q.Key == "")):
+		b.Next = b.Records[n-1].Offset + 1
+	case q.Match != nil || q.Key != "":
+		b.Next = window
+	}
+	return b, nil
+}
+
+func joinInts(ids []int64) string {
+	var b strings.Builder
+	for i, id := range ids {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.FormatInt(id, 10))
+	}
+	return b.String()
+}
+
+// head returns the partition's head and the highest type id, of one moment.
+func (d *DB) head(ctx context.Context, partition int) (head, maxType int64, err error) {
+	st, err := d.prepared(ctx, `SELECT COALESCE((SELECT MAX(pos) FROM events WHERE pos >= ?1 AND pos < ?2), -1), COALESCE((SELECT MAX(id) FROM types), 0)`)
+	if err != nil {
+		return 0, 0, err
+	}
+	var pos int64
+	err = st.QueryRowContext(ctx, int64(partition)<<offsetBits, int64(partition+1)<<offsetBits).Scan(&pos, &maxType)
+	if pos < 0 {
+		return 0, maxType, err
+	}
+	return pos&offsetMask + 1, maxType, err
+}
+
+// Heads returns the next offset of each partition.
+func (d *DB) Heads(ctx context.Context) ([]int64, error) {
+	heads := make([]int64, d.info.Partitions)
+	for p := range heads {
+		h, _, err := d.head(ctx, p)
+		if err != nil {
+			return nil, mapError(err)
+		}
+		heads[p] = h
+	}
+	return heads, nil
+}
+
+// records hands the rows of a query over columns to fn until it returns false.
+func (d *DB) records(ctx context.Context, rows *sql.Rows, fn func(driver.Record) bool) error {
+	for rows.Next() {
+		var r driver.Record
+		var pos, typ, origin, recorded int64
+		var stream, version sql.NullInt64
+		var payload []byte
+		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &stream, &version, &payload); err != nil {
+			return err
+		}
+		r.Payload = payload
+		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
+		r.RecordedAt = time.UnixMicro(recorded).UTC()
+		r.StreamVersion = version.Int64
+		if err := d.names.fill(ctx, &r, typ, origin); err != nil {
+			return err
+		}
+		if stream.Valid {
+			name, err := d.streamName(ctx, stream.Int64)
+			if err != nil {
+				return err
+			}
+			r.Stream = name
+		}
+		if !fn(r) {
+			return nil
+		}
+	}
+	return rows.Err()
+}
+
+func (d *DB) streamName(ctx context.Context, id int64) (string, error) {
+	st, err := d.prepared(ctx, `SELECT name FROM streams WHERE id = ?`)
+	if err != nil {
+		return "", err
+	}
+	var name string
+	err = st.QueryRowContext(ctx, id).Scan(&name)
+	return name, err
+}
+
+// named are the columns with names joined in: for reads of few rows.
+const named = `e.pos, e.id, t.name, o.source, o.version, e.correlation, e.causation, e.timestamp, e.recorded, e.trace, e.key, COALESCE(s.name, ''), COALESCE(e.version, 0), e.payload
+	FROM events e JOIN types t ON t.id = e.type JOIN origins o ON o.id = e.origin LEFT JOIN streams s ON s.id = e.stream`
+
+const getText = `SELECT ` + named + ` WHERE e.id = ?`
+
+func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
+	var pos, recorded int64
+	var payload []byte
+	if err := row.Scan(&pos, &r.ID, &r.Type, &r.Source, &r.Version, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &r.Stream, &r.StreamVersion, &payload); err != nil {
+		return err
+	}
+	r.Payload = payload
+	r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
+	r.RecordedAt = time.UnixMicro(recorded).UTC()
+	return nil
+}
+
+func (d *DB) query(ctx context.Context, text string, args ...any) ([]driver.Record, error) {
+	st, err := d.prepared(ctx, text)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	rows, err := st.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	defer rows.Close()
+	out := []driver.Record{}
+	for rows.Next() {
+		var r driver.Record
+		if err := scanNamed(rows, &r); err != nil {
+			return nil, mapError(err)
+		}
+		out = append(out, r)
+	}
+	return out, mapError(rows.Err())
+}
+
+// Get returns one event.
+func (d *DB) Get(ctx context.Context, eventID string) (driver.Record, error) {
+	rs, err := d.query(ctx, getText, eventID)
+	if err != nil {
+		return driver.Record{}, err
+	}
+	if len(rs) == 0 {
+		return driver.Record{}, fmt.Errorf("event %s: %w", eventID, driver.ErrNotFound)
+	}
+	return rs[0], nil
+}
+
+// Stream reads the history of a stream.
+func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record, error) {
+	text, from := `>= ?2 ORDER BY version`, q.From
+	if q.Backward {
+		text = `<= ?2 ORDER BY version DESC`
+		if from == 0 {
+			from = 1 << 62
+		}
+	}
+	st, err := d.prepared(ctx, `SELECT `+columns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?3`)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	rows, err := st.QueryContext(ctx, q.Stream, from, q.Limit)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	defer rows.Close()
+	out := make([]driver.Record, 0, min(q.Limit, 16))
+	for rows.Next() {
+		var r driver.Record
+		var pos, typ, origin, recorded int64
+		var stream sql.NullInt64
+		var payload []byte
+		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &stream, &r.StreamVersion, &payload); err != nil {
+			return nil, mapError(err)
+		}
+		r.Stream, r.Payload = q.Stream, payload
+		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
+		r.RecordedAt = time.UnixMicro(recorded).UTC()
+		if err := d.names.fill(ctx, &r, typ, origin); err != nil {
+			return nil, mapError(err)
+		}
+		out = append(out, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, mapError(err)
+	}
+	if len(out) == 0 {
+		v, err := d.StreamVersion(ctx, q.Stream)
+		if err != nil {
+			return nil, err
+		}
+		if v == 0 {
+			return nil, fmt.Errorf("stream %s: %w", q.Stream, driver.ErrNotFound)
+		}
+	}
+	return out, nil
+}
+
+// StreamVersion returns the number of events in a stream.
+func (d *DB) StreamVersion(ctx context.Context, stream string) (int64, error) {
+	st, err := d.prepared(ctx, `SELECT COALESCE(MAX(version), 0) FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?)`)
+	if err != nil {
+		return 0, mapError(err)
+	}
+	var v int64
+	err = st.QueryRowContext(ctx, stream).Scan(&v)
+	return v, mapError(err)
+}
+
+// Streams lists stream names.
+func (d *DB) Streams(ctx context.Context, prefix, after string, limit int) ([]string, error) {
+	rows, err := d.readers.QueryContext(ctx, `SELECT name FROM streams WHERE name >= ?1 AND name > ?2 AND substr(name, 1, length(?1)) = ?1 ORDER BY name LIMIT ?3`, prefix, after, limit)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	defer rows.Close()
+	out := []string{}
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, mapError(err)
+		}
+		out = append(out, s)
+	}
+	return out, mapError(rows.Err())
+}
+
+// Correlation reads a flow.
+func (d *DB) Correlation(ctx context.Context, id string, after time.Time, limit int) ([]driver.Record, error) {
+	from := int64(-1 << 62)
+	if !after.IsZero() {
+		from = after.UnixMicro()
+	}
+	return d.query(ctx, `SELECT `+named+` WHERE e.correlation = ?1 AND e.recorded > ?2 ORDER BY e.recorded LIMIT ?3`, id, from, limit)
+}
+
+// Type reads events of one type by timestamp.
+func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, error) {
+	from, to := int64(-1<<62), int64(1<<62)
+	if !q.From.IsZero() {
+		from = q.From.UnixMilli()
+	}
+	if !q.To.IsZero() {
+		to = q.To.UnixMilli()
+	}
+	text := `SELECT ` + named + ` WHERE e.type = (SELECT id FROM types WHERE name = ?1) AND e.timestamp >= ?2 AND e.timestamp < ?3 AND (e.timestamp, e.pos) > (?4, ?5) ORDER BY e.timestamp, e.pos LIMIT ?6`
+	ts, pos := int64(-1<<62), int64(-1)
+	if q.Backward {
+		text = `SELECT ` + named + ` WHERE e.type = (SELECT id FROM types WHERE name = ?1) AND e.timestamp >= ?2 AND e.timestamp < ?3 AND (e.timestamp, e.pos) < (?4, ?5) ORDER BY e.timestamp DESC, e.pos DESC LIMIT ?6`
+		ts, pos = 1<<62, 1<<62
+	}
+	if q.After.Valid {
+		ts, pos = q.After.Timestamp, int64(q.After.Partition)<<offsetBits|q.After.Offset
+	}
+	return d.query(ctx, text, q.Type, from, to, ts, pos, q.Limit)
+}
+
+// Types counts events by type.
+func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
+	rows, err := d.readers.QueryContext(ctx, `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	defer rows.Close()
+	out := map[string]int64{}
+	for rows.Next() {
+		var name string
+		var n int64
+		if err := rows.Scan(&name, &n); err != nil {
+			return nil, mapError(err)
+		}
+		if n > 0 {
+			out[name] = n
+		}
+	}
+	return out, mapError(rows.Err())
+}
+
+// OffsetAt finds the first offset recorded at t or later, by bisection: recorded grows along a partition.
+func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, error) {
+	if partition < 0 || partition >= d.info.Partitions {
+		return 0, fmt.Errorf("sqlite: partition %d: %w", partition, driver.ErrNotFound)
+	}
+	head, _, err := d.head(ctx, partition)
+	if err != nil {
+		return 0, mapError(err)
+	}
+	st, err := d.prepared(ctx, `SELECT recorded FROM events WHERE pos = ?`)
+	if err != nil {
+		return 0, mapError(err)
+	}
+	want := t.UnixMicro()
+	lo, hi := int64(0), head
+	for lo < hi {
+		mid := (lo + hi) / 2
+		var at int64
+		err := st.QueryRowContext(ctx, int64(partition)<<offsetBits|mid).Scan(&at)
+		if errors.Is(err, sql.ErrNoRows) {
+			return 0, fmt.Errorf("%w: partition %d has no offset %d below its head %d", driver.ErrCorrupt, partition, mid, head)
+		}
+		if err != nil {
+			return 0, mapError(err)
+		}
+		if at < want {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, nil
+}
+
+// View runs fn over a snapshot.
+func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
+	tx, err := d.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return mapError(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	return mapError(fn(tx))
+}

@@ -1,0 +1,113 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/carebus/carebus/eventstore/driver"
+)
+
+// Verify walks one partition. With partition 0 come the checks of what all partitions share: the engine's own check of
+// pages and indexes, and the versions of every stream.
+func (d *DB) Verify(ctx context.Context, partition int, progress func(events int64), fault func(driver.Fault)) error {
+	if partition == 0 {
+		if err := d.verifyShared(ctx, fault); err != nil {
+			return mapError(err)
+		}
+	}
+	const batch = 2000
+	base := int64(partition) << offsetBits
+	var prev [32]byte
+	next, seen := int64(0), int64(0)
+	for {
+		rows, err := d.readers.QueryContext(ctx, `SELECT `+named2+` WHERE e.pos >= ?1 AND e.pos < ?2 ORDER BY e.pos LIMIT ?3`, base|next, base|offsetMask, batch)
+		if err != nil {
+			return mapError(err)
+		}
+		n := 0
+		for rows.Next() {
+			n++
+			var r driver.Record
+			var hash []byte
+			if err := scanNamed(withHash{rows, &hash}, &r); err != nil {
+				rows.Close()
+				return mapError(err)
+			}
+			if r.Offset != next {
+				fault(driver.Fault{Partition: partition, Offset: next, Rule: "offset-gap", Detail: fmt.Sprintf("after offset %d comes %d", next-1, r.Offset)})
+			}
+			want := driver.Chain(prev, driver.ContentDigest(&r.Event), partition, r.Offset, r.Stream, r.StreamVersion, r.RecordedAt)
+			if !bytes.Equal(want[:], hash) {
+				fault(driver.Fault{Partition: partition, Offset: r.Offset, EventID: r.ID, Rule: "hash-chain", Detail: "the record, or one before it, is not what was stored"})
+			}
+			if p := driver.PartitionOf(r.PartitionKey, d.info.Partitions); p != partition {
+				fault(driver.Fault{Partition: partition, Offset: r.Offset, EventID: r.ID, Rule: "partition", Detail: fmt.Sprintf("its key belongs to partition %d", p)})
+			}
+			copy(prev[:], hash) // one fault is reported once, not for every record behind it
+			next = r.Offset + 1
+		}
+		if err := rows.Err(); err != nil {
+			rows.Close()
+			return mapError(err)
+		}
+		rows.Close()
+		seen += int64(n)
+		progress(seen)
+		if n == 0 {
+			return nil
+		}
+	}
+}
+
+const named2 = `e.hash, ` + named
+
+// withHash scans the hash column before the others.
+type withHash struct {
+	row  interface{ Scan(...any) error }
+	hash *[]byte
+}
+
+func (w withHash) Scan(dest ...any) error { return w.row.Scan(append([]any{w.hash}, dest...)...) }
+
+func (d *DB) verifyShared(ctx context.Context, fault func(driver.Fault)) error {
+	rows, err := d.readers.QueryContext(ctx, `PRAGMA integrity_check(100)`)
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			rows.Close()
+			return err
+		}
+		if text != "ok" {
+			fault(driver.Fault{Rule: "index", Detail: text})
+		}
+	}
+	if err := rows.Err(); err != nil {
+		rows.Close()
+		return err
+	}
+	rows.Close()
+	rows, err = d.readers.QueryContext(ctx, `SELECT s.name, v.n, v.low, v.high FROM
+		(SELECT stream, COUNT(*) AS n, MIN(version) AS low, MAX(version) AS high FROM events WHERE stream IS NOT NULL GROUP BY stream) v
+		LEFT JOIN streams s ON s.id = v.stream WHERE v.low != 1 OR v.high != v.n OR s.name IS NULL`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name *string
+		var n, low, high int64
+		if err := rows.Scan(&name, &n, &low, &high); err != nil {
+			return err
+		}
+		stream := "(no name)"
+		if name != nil {
+			stream = *name
+		}
+		fault(driver.Fault{Rule: "stream-version", Detail: fmt.Sprintf("stream %s has %d events with versions %d to %d", stream, n, low, high)})
+	}
+	return rows.Err()
+}

@@ -1,0 +1,575 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/carebus/carebus/eventstore/driver"
+)
+
+// writer is the one connection that writes, and what is known of the store's end so that an insert needs no look-up:
+// heads and last hashes of the partitions, streams and interned names. All of it is dropped when another process has
+// written since (PRAGMA data_version says so) and after anything was undone.
+type writer struct {
+	db         *sql.DB
+	conn       *sql.Conn
+	clock      func() time.Time
+	partitions int
+	stmts      map[string]*sql.Stmt
+
+	version  int64 // data_version at the last commit
+	known    bool  // whether the following are valid
+	heads    []head
+	recorded int64               // of the last event, µs
+	maxID    string              // the highest event id stored before this group, by byte order
+	inGroup  map[string]struct{} // event ids stored by this group
+	streams  map[string]stream
+	types    map[string]int64
+	origins  map[[2]string]int64
+	appended int // events stored in the present transaction
+}
+
+type head struct {
+	next int64
+	hash [32]byte
+}
+
+type stream struct{ id, version int64 }
+
+const (
+	streamCache = 50_000
+	stmtCache   = 512
+)
+
+func (d *DB) openWriter(ctx context.Context) (*writer, error) {
+	db, err := sql.Open("sqlite", d.dsn(fmt.Sprintf("cache_size(-%d)", d.opts.CacheBytes>>10)))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	w := &writer{db: db, clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
+	if w.conn, err = db.Conn(ctx); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	for _, p := range []string{
+		"PRAGMA page_size = 8192", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL",
+		"PRAGMA wal_autocheckpoint = 2000", "PRAGMA journal_size_limit = 67108864",
+	} {
+		if _, err := w.conn.ExecContext(ctx, p); err != nil {
+			_ = w.close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// create makes the tables in an empty file.
+func (w *writer) create(ctx context.Context, partitions int) error {
+	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	err := func() error {
+		var app, tables int
+		if err := w.conn.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
+			return err
+		}
+		if err := w.conn.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_schema`).Scan(&tables); err != nil {
+			return err
+		}
+		if app == applicationID || tables > 0 {
+			return nil // open checks what it is
+		}
+		if partitions == 0 {
+			partitions = 12
+		}
+		_, err := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d; %s; INSERT INTO meta (name, value) VALUES ('partitions', '%d')",
+			applicationID, formatVersion, schema, partitions))
+		return err
+	}()
+	if err != nil {
+		_, rerr := w.conn.ExecContext(ctx, "ROLLBACK")
+		return errors.Join(err, rerr)
+	}
+	_, err = w.conn.ExecContext(ctx, "COMMIT")
+	return err
+}
+
+func (w *writer) close() error {
+	var errs []error
+	for _, st := range w.stmts {
+		errs = append(errs, st.Close())
+	}
+	if w.conn != nil {
+		errs = append(errs, w.conn.Close())
+	}
+	return errors.Join(append(errs, w.db.Close())...)
+}
+
+// stmt returns a statement prepared on the writer's connection.
+func (w *writer) stmt(text string) (*sql.Stmt, error) {
+	if st := w.stmts[text]; st != nil {
+		return st, nil
+	}
+	st, err := w.conn.PrepareContext(context.Background(), text)
+	if err != nil {
+		return nil, err
+	}
+	if len(w.stmts) >= stmtCache {
+		for t, old := range w.stmts {
+			_ = old.Close()
+			delete(w.stmts, t)
+			break
+		}
+	}
+	w.stmts[text] = st
+	return st, nil
+}
+
+// exec runs a statement without a context to watch: the engine would start a goroutine for each.
+func (w *writer) exec(text string, args ...any) (sql.Result, error) {
+	st, err := w.stmt(text)
+	if err != nil {
+		return nil, err
+	}
+	return st.Exec(args...)
+}
+
+// Commit carries out a group of units in one transaction.
+func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.closed:
+		return nil, driver.ErrClosed
+	case d.w == nil:
+		return nil, errors.New("sqlite: the store was opened for reading only")
+	}
+	w := d.w
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := w.exec("BEGIN IMMEDIATE"); err != nil {
+		return nil, mapError(err)
+	}
+	err := w.group(units)
+	if err == nil {
+		if _, cerr := w.exec("COMMIT"); cerr != nil {
+			err = mapError(cerr)
+		}
+	}
+	if err != nil {
+		// After some errors the engine has rolled back by itself, and says so here; either way nothing remains.
+		_, _ = w.exec("ROLLBACK")
+		w.known = false
+		return nil, err
+	}
+	for id := range w.inGroup {
+		w.maxID = max(w.maxID, id)
+	}
+	heads := make([]int64, len(w.heads))
+	for p := range heads {
+		heads[p] = w.heads[p].next
+	}
+	return heads, nil
+}
+
+func (w *writer) group(units []*driver.Unit) error {
+	if err := w.refresh(); err != nil {
+		return mapError(err)
+	}
+	clear(w.inGroup)
+	for _, u := range units {
+		u.Receipts, u.Err = nil, nil
+		if u.Ctx != nil && u.Ctx.Err() != nil {
+			u.Err = fmt.Errorf("sqlite: not begun: %w", context.Cause(u.Ctx))
+			continue
+		}
+		var err error
+		if u.Run == nil {
+			before := w.appended
+			u.Receipts, err = w.append(u.Append)
+			if err != nil && w.appended != before {
+				return mapError(err) // half an append is in the transaction: an engine error
+			}
+		} else {
+			err = w.savepoint(func() error { return u.Run(&tx{w: w}) })
+		}
+		if err = mapError(err); err != nil && fatal(err) {
+			return err
+		}
+		u.Err = err
+	}
+	return nil
+}
+
+// refresh makes the caches true for this transaction, which has the write lock.
+func (w *writer) refresh() error {
+	w.appended = 0
+	st, err := w.stmt(`PRAGMA data_version`)
+	if err != nil {
+		return err
+	}
+	var v int64
+	if err := st.QueryRow().Scan(&v); err != nil {
+		return err
+	}
+	if w.known && v == w.version {
+		return nil
+	}
+	w.version = v
+	return w.reload()
+}
+
+func (w *writer) reload() error {
+	w.known = false
+	w.heads = make([]head, w.partitions)
+	w.recorded = 0
+	for p := range w.heads {
+		var pos, recorded int64
+		var hash []byte
+		st, err := w.stmt(`SELECT pos, recorded, hash FROM events WHERE pos >= ? AND pos < ? ORDER BY pos DESC LIMIT 1`)
+		if err != nil {
+			return err
+		}
+		err = st.QueryRow(int64(p)<<offsetBits, int64(p+1)<<offsetBits).Scan(&pos, &recorded, &hash)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		w.heads[p].next = pos&offsetMask + 1
+		if copy(w.heads[p].hash[:], hash) != 32 {
+			return fmt.Errorf("%w: hash of %d bytes at partition %d, offset %d", driver.ErrCorrupt, len(hash), p, pos&offsetMask)
+		}
+		w.recorded = max(w.recorded, recorded)
+	}
+	st, err := w.stmt(`SELECT COALESCE(MAX(id), '') FROM events`)
+	if err != nil {
+		return err
+	}
+	if err := st.QueryRow().Scan(&w.maxID); err != nil {
+		return err
+	}
+	w.inGroup = map[string]struct{}{}
+	w.streams = map[string]stream{}
+	w.types = map[string]int64{}
+	w.origins = map[[2]string]int64{}
+	w.known = true
+	return nil
+}
+
+// savepoint runs fn and undoes it when it fails; caches are reloaded when it had appended.
+func (w *writer) savepoint(fn func() error) (err error) {
+	if _, err := w.exec("SAVEPOINT s"); err != nil {
+		return err
+	}
+	before := w.appended
+	ended := false
+	undo := func() error {
+		ended = true
+		if _, err := w.exec("ROLLBACK TO s"); err != nil {
+			return err
+		}
+		if _, err := w.exec("RELEASE s"); err != nil {
+			return err
+		}
+		if w.appended != before {
+			w.appended = before
+			group := w.inGroup
+			if err := w.reload(); err != nil {
+				return err
+			}
+			w.inGroup = group // ids too many only cost a look-up
+		}
+		return nil
+	}
+	defer func() {
+		if !ended { // fn panicked
+			if uerr := undo(); uerr != nil {
+				w.known = false
+			}
+		}
+	}()
+	if err = fn(); err != nil {
+		if uerr := undo(); uerr != nil {
+			// The engine has undone more than the savepoint; so must we.
+			return fmt.Errorf("%w: %w (undoing: %w)", driver.ErrUnavailable, err, mapError(uerr))
+		}
+		return err
+	}
+	_, err = w.exec("RELEASE s")
+	ended = true
+	return err
+}
+
+// append checks an append wholly, then stores it.
+func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
+	if len(a.Digests) == 0 {
+		a.Digests = make([][32]byte, len(a.Events))
+		for i := range a.Events {
+			a.Digests[i] = driver.ContentDigest(&a.Events[i])
+		}
+	}
+	receipts := make([]driver.Receipt, len(a.Events))
+	duplicates := 0
+	for i := range a.Events {
+		r, err := w.duplicate(a, i)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			receipts[i] = *r
+			duplicates++
+		}
+	}
+	if duplicates == len(a.Events) {
+		return receipts, nil // said before, word for word: the answer that got lost
+	}
+	var s stream
+	if a.Stream != "" {
+		var err error
+		if s, err = w.stream(a.Stream); err != nil {
+			return nil, err
+		}
+		if a.Expected != driver.AnyVersion && a.Expected != s.version || duplicates > 0 {
+			return nil, &driver.ConflictError{Stream: a.Stream, Expected: a.Expected, Actual: s.version}
+		}
+	}
+	type place struct{ typ, origin int64 }
+	places := make([]place, len(a.Events))
+	for i := range a.Events {
+		var err error
+		if places[i].typ, err = w.intern(w.types, a.Events[i].Type); err != nil {
+			return nil, err
+		}
+		if places[i].origin, err = w.origin(a.Events[i].Source, a.Events[i].Version); err != nil {
+			return nil, err
+		}
+	}
+	if a.Stream != "" && s.id == 0 {
+		res, err := w.exec(`INSERT INTO streams (name) VALUES (?)`, a.Stream)
+		if err != nil {
+			return nil, err
+		}
+		if s.id, err = res.LastInsertId(); err != nil {
+			return nil, err
+		}
+	}
+	st, err := w.stmt(`INSERT INTO events (pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, stream, version, hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	if err != nil {
+		return nil, err
+	}
+	now := w.clock().UnixMicro()
+	for i := range a.Events {
+		if receipts[i].EventID != "" {
+			continue
+		}
+		e := &a.Events[i]
+		if first := w.earlier(a, i); first >= 0 {
+			receipts[i] = receipts[first]
+			receipts[i].Duplicate = true
+			continue
+		}
+		p := driver.PartitionOf(e.PartitionKey, w.partitions)
+		h := &w.heads[p]
+		w.recorded = max(w.recorded+1, now)
+		at := time.UnixMicro(w.recorded).UTC()
+		var streamID, version any
+		if a.Stream != "" {
+			s.version++
+			streamID, version = s.id, s.version
+		}
+		hash := driver.Chain(h.hash, a.Digests[i], p, h.next, a.Stream, s.version, at)
+		if _, err := st.Exec(int64(p)<<offsetBits|h.next, e.ID, places[i].typ, places[i].origin, e.CorrelationID, e.CausationID,
+			e.Timestamp, w.recorded, e.TraceID, e.PartitionKey, streamID, version, hash[:], []byte(e.Payload)); err != nil {
+			w.appended++ // even a failed insert leaves the caches in doubt
+			return nil, fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
+		}
+		receipts[i] = driver.Receipt{EventID: e.ID, Partition: p, Offset: h.next, Stream: a.Stream, StreamVersion: s.version, RecordedAt: at}
+		h.next++
+		h.hash = hash
+		w.inGroup[e.ID] = struct{}{}
+		w.appended++
+	}
+	if a.Stream != "" {
+		if len(w.streams) >= streamCache {
+			clear(w.streams)
+		}
+		w.streams[a.Stream] = s
+	}
+	return receipts, nil
+}
+
+// duplicate returns the receipt of an event that is stored already, nil when it is new. An id above every id stored
+// before the group, and not in the group, is new without a look; ids made of the time (UUIDv7) almost always are.
+func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
+	id := a.Events[i].ID
+	if id > w.maxID {
+		if _, ok := w.inGroup[id]; !ok {
+			return nil, w.sameTwice(a, i)
+		}
+	}
+	r, err := w.get(id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, w.sameTwice(a, i)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if driver.ContentDigest(&r.Event) != a.Digests[i] {
+		return nil, fmt.Errorf("event %s: %w; give a new fact a new id", id, driver.ErrDifferentContent)
+	}
+	return &driver.Receipt{EventID: r.ID, Partition: r.Partition, Offset: r.Offset, Stream: r.Stream, StreamVersion: r.StreamVersion, RecordedAt: r.RecordedAt, Duplicate: true}, nil
+}
+
+// sameTwice refuses an append that has one id with two contents.
+func (w *writer) sameTwice(a driver.Append, i int) error {
+	if first := w.earlier(a, i); first >= 0 && a.Digests[first] != a.Digests[i] {
+		return fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
+	}
+	return nil
+}
+
+// earlier returns the index of an event with the same id before i in the append, -1 when there is none.
+func (w *writer) earlier(a driver.Append, i int) int {
+	for j := range i {
+		if a.Events[j].ID == a.Events[i].ID {
+			return j
+		}
+	}
+	return -1
+}
+
+func (w *writer) get(id string) (driver.Record, error) {
+	st, err := w.stmt(getText)
+	if err != nil {
+		return driver.Record{}, err
+	}
+	var r driver.Record
+	err = scanNamed(st.QueryRow(id), &r)
+	return r, err
+}
+
+func (w *writer) stream(name string) (stream, error) {
+	if s, ok := w.streams[name]; ok {
+		return s, nil
+	}
+	st, err := w.stmt(`SELECT id, (SELECT COALESCE(MAX(version), 0) FROM events WHERE stream = streams.id) FROM streams WHERE name = ?`)
+	if err != nil {
+		return stream{}, err
+	}
+	var s stream
+	err = st.QueryRow(name).Scan(&s.id, &s.version)
+	if errors.Is(err, sql.ErrNoRows) {
+		return stream{}, nil
+	}
+	return s, err
+}
+
+func (w *writer) intern(cache map[string]int64, name string) (int64, error) {
+	if id, ok := cache[name]; ok {
+		return id, nil
+	}
+	if _, err := w.exec(`INSERT INTO types (name) VALUES (?) ON CONFLICT DO NOTHING`, name); err != nil {
+		return 0, err
+	}
+	st, err := w.stmt(`SELECT id FROM types WHERE name = ?`)
+	if err != nil {
+		return 0, err
+	}
+	var id int64
+	if err := st.QueryRow(name).Scan(&id); err != nil {
+		return 0, err
+	}
+	cache[strings.Clone(name)] = id
+	w.appended++ // an undo must forget it
+	return id, nil
+}
+
+func (w *writer) origin(source, version string) (int64, error) {
+	key := [2]string{source, version}
+	if id, ok := w.origins[key]; ok {
+		return id, nil
+	}
+	if _, err := w.exec(`INSERT INTO origins (source, version) VALUES (?, ?) ON CONFLICT DO NOTHING`, source, version); err != nil {
+		return 0, err
+	}
+	st, err := w.stmt(`SELECT id FROM origins WHERE source = ? AND version = ?`)
+	if err != nil {
+		return 0, err
+	}
+	var id int64
+	if err := st.QueryRow(source, version).Scan(&id); err != nil {
+		return 0, err
+	}
+	w.origins[[2]string{strings.Clone(source), strings.Clone(version)}] = id
+	w.appended++
+	return id, nil
+}
+
+// tx is the transaction as a unit's function sees it.
+type tx struct{ w *writer }
+
+func (t *tx) Append(ctx context.Context, a driver.Append) (rs []driver.Receipt, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(a.Events) == 0 {
+		return []driver.Receipt{}, nil
+	}
+	before := t.w.appended
+	rs, err = t.w.append(a)
+	if err != nil && t.w.appended != before {
+		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
+	}
+	return rs, mapError(err)
+}
+
+func (t *tx) Savepoint(_ context.Context, fn func() error) error { return t.w.savepoint(fn) }
+
+func (t *tx) Now() time.Time { return t.w.clock().UTC() }
+
+// ExecContext looks at ctx before the statement, not during it: see exec.
+func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if isScript(query) {
+		r, err := t.w.conn.ExecContext(context.Background(), query, args...)
+		return r, mapError(err)
+	}
+	r, err := t.w.exec(query, args...)
+	return r, mapError(err)
+}
+
+func (t *tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := t.w.stmt(query)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	rows, err := st.Query(args...)
+	return rows, mapError(err)
+}
+
+func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	st, err := t.w.stmt(query)
+	if err != nil || ctx.Err() != nil {
+		return t.w.conn.QueryRowContext(ctx, query, args...) // it carries the error
+	}
+	return st.QueryRow(args...)
+}
+
+// isScript reports whether a text has more than one statement.
+func isScript(text string) bool {
+	i := strings.IndexByte(text, ';')
+	return i >= 0 && strings.TrimSpace(text[i+1:]) != ""
+}
