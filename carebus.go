@@ -1,0 +1,200 @@
+package carebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/eventstore/driver"
+	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/schema"
+)
+
+// Options of a platform. The zero value works.
+type Options struct {
+	// Partitions of a store that Open creates; fixed from then on. Default 12.
+	Partitions int
+	// ReadOnly opens a store only for reading: nothing is created, and nothing can be published or handled.
+	ReadOnly bool
+	// Limits of the envelope: sizes, depth, how far ahead of the clock a timestamp may lie. Default: event's own.
+	Limits *event.Options
+	// Linger is how long a commit waits for company: it trades latency for throughput. Default 0.
+	Linger time.Duration
+	// QueueBytes bounds the payloads that wait to be written; beyond it publishers wait. Default 64 MiB.
+	QueueBytes int64
+	// Member names this process in its consumer groups. Default: a new id.
+	Member string
+	// Lease is how long a partition stays with a process that gives no sign of life. Default 10 s.
+	Lease time.Duration
+	// Logger receives what an operator should know, never a payload. Default slog.Default().
+	Logger *slog.Logger
+}
+
+// Receipt says where an event was stored, and whether it was there already.
+type Receipt = eventstore.Receipt
+
+// ErrReserved refuses events of the domain "platform": carebus states those itself.
+var ErrReserved = errors.New(`the domain "platform" is carebus's own; use a domain of yours`)
+
+// ErrReadOnly is the answer to publishing and handling on a platform opened with ReadOnly.
+var ErrReadOnly = errors.New("the store is open for reading only")
+
+// Platform is an open store with its registry of schemas and its bus. All methods are safe for concurrent use.
+type Platform struct {
+	store    *eventstore.Store
+	registry *schema.Registry
+	bus      *bus.Bus
+	limits   *event.Options
+	log      *slog.Logger
+	readOnly bool
+
+	refreshMu sync.Mutex
+	seen      time.Time       // newest registration folded
+	tick      eventstore.Tick // of the store's news when the registry was last brought up to date
+	fresh     bool            // tick is valid
+}
+
+// Open opens a store, creating it when it does not exist, registers the healthcare catalog in it, and returns the
+// platform over it. The store is named "sqlite:PATH"; a name without a scheme is a path.
+func Open(ctx context.Context, name string, o *Options) (*Platform, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	p := &Platform{registry: schema.New(), limits: o.Limits, log: o.Logger, readOnly: o.ReadOnly}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
+	d, err := openEngine(ctx, name, o)
+	if err != nil {
+		return nil, err
+	}
+	p.store = eventstore.New(d, &eventstore.Options{Admit: p.admit, Linger: o.Linger, QueueBytes: o.QueueBytes})
+	if err := p.start(ctx, o); err != nil {
+		return nil, errors.Join(err, p.store.Close())
+	}
+	return p, nil
+}
+
+func openEngine(ctx context.Context, name string, o *Options) (driver.Driver, error) {
+	scheme, path, ok := strings.Cut(name, ":")
+	switch {
+	case name == "" || ok && path == "":
+		return nil, fmt.Errorf("carebus: store %q names no file; use sqlite:PATH", name)
+	case !ok:
+		path = name
+	case scheme != "sqlite":
+		if strings.ContainsAny(scheme, `/\.`) || len(scheme) == 1 {
+			path = name // a path with a colon, or a drive letter
+			break
+		}
+		return nil, fmt.Errorf("carebus: store %s:…: no engine %q; use sqlite:PATH", scheme, scheme)
+	}
+	return sqlite.Open(ctx, path, &sqlite.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly})
+}
+
+func (p *Platform) start(ctx context.Context, o *Options) error {
+	if err := p.loadSchemas(ctx); err != nil {
+		return err
+	}
+	if o.ReadOnly {
+		return nil
+	}
+	var err error
+	p.bus, err = bus.New(ctx, p.store, &bus.Options{
+		Member: o.Member, Lease: o.Lease, Logger: p.log,
+		Upcast: p.upcast, Validate: p.validate,
+	})
+	return err
+}
+
+// admit completes and checks an event on its way into the store.
+func (p *Platform) admit(ctx context.Context, e *event.Event) error {
+	*e = event.Complete(ctx, *e)
+	if _, err := e.Check(p.limits); err != nil {
+		return err
+	}
+	if err := p.validate(*e); err != nil {
+		return err
+	}
+	*e = p.registry.Complete(*e)
+	return nil
+}
+
+// Check completes an event as Publish does and says whether it would be accepted, without storing it: the event as it
+// would be stored, and warnings. An event that would be refused gives an *event.InvalidError.
+func (p *Platform) Check(ctx context.Context, e event.Event) (event.Event, []event.Finding, error) {
+	e = event.Complete(ctx, e)
+	warnings, err := e.Check(p.limits)
+	if err != nil {
+		return e, nil, err
+	}
+	if err := p.validate(e); err != nil {
+		return e, warnings, err
+	}
+	return p.registry.Complete(e), warnings, nil
+}
+
+// Publish stores an event and returns when it is on stable storage. Errors: *event.InvalidError for an event that
+// breaks a rule or its schema, eventstore.ErrDifferentContent for an id that was used for another event,
+// eventstore.ErrBackPressure when ctx ended while too many others were waiting, eventstore.ErrFull for a full disk.
+func (p *Platform) Publish(ctx context.Context, e event.Event) (Receipt, error) {
+	rs, err := p.Append(ctx, "", eventstore.AnyVersion, e)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return rs[0], nil
+}
+
+// PublishBatch stores events, all or none. Receipts are in the order of the events. An event that is refused is named
+// by an *eventstore.BatchError.
+func (p *Platform) PublishBatch(ctx context.Context, events []event.Event) ([]Receipt, error) {
+	return p.Append(ctx, "", eventstore.AnyVersion, events...)
+}
+
+// Append stores events, all or none, as the next of a stream: the history of one entity, such as
+// "patient.record/P987654321". expected is the version that the caller has seen, or eventstore.NoStream or AnyVersion;
+// when the stream has moved on the error is an *eventstore.ConflictError.
+func (p *Platform) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
+	if p.readOnly {
+		return nil, ErrReadOnly
+	}
+	for i := range events {
+		if strings.HasPrefix(events[i].Type, "platform.") {
+			return nil, fmt.Errorf("%s: %w", events[i].Type, ErrReserved)
+		}
+	}
+	return p.store.Append(ctx, stream, expected, events...)
+}
+
+// Handle makes this process a member of a consumer group; see bus.Bus.Handle. Call it before Run.
+func (p *Platform) Handle(group string, opts ...bus.Option) error {
+	if p.readOnly {
+		return ErrReadOnly
+	}
+	return p.bus.Handle(group, opts...)
+}
+
+// Run handles events until ctx ends, lets the handlers under way finish and commit, and returns nil. It returns an
+// error only when the store cannot be used at all.
+func (p *Platform) Run(ctx context.Context) error {
+	if p.readOnly {
+		return ErrReadOnly
+	}
+	return p.bus.Run(ctx)
+}
+
+// Store is the event store, for reading the log, streams, flows and types.
+func (p *Platform) Store() *eventstore.Store { return p.store }
+
+// Bus operates consumer groups: status, pause, replay, dead letters. It is nil when the platform is read-only.
+func (p *Platform) Bus() *bus.Bus { return p.bus }
+
+// Close lets what is queued be committed and closes the store. Let Run return first.
+func (p *Platform) Close() error { return p.store.Close() }

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"charm.land/fang/v2"
+	"charm.land/lipgloss/v2"
+	"charm.land/lipgloss/v2/table"
+	"github.com/adrg/xdg"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/schema"
+)
+
+// app is what the commands share: the flags that all of them have, and the streams.
+type app struct {
+	store  string
+	output string
+	stdin  io.Reader
+}
+
+// run carries out one command line and returns the exit code: 0 ok, 1 the work failed, 2 usage, 3 not found,
+// 4 conflict. Data goes to stdout, talk to stderr.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := fang.Execute(ctx, root, fang.WithVersion(version()), fang.WithErrorHandler(printError), fang.WithoutManpage())
+	return exitCode(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "carebus",
+		Short: "An event-driven platform for healthcare services",
+		Long: `carebus keeps healthcare events in a durable, ordered, replayable store and delivers them to services.
+
+Begin with:  carebus demo
+Then look:   carebus tail --from beginning, carebus group list, carebus dlq list, carebus flow CORRELATION`,
+		SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "table" && a.output != "json" {
+				return usagef("-o %s: no such output; use table or json", a.output)
+			}
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.PersistentFlags().StringVar(&a.store, "store", os.Getenv("CAREBUS_STORE"), "the store, sqlite:PATH (env CAREBUS_STORE; default: a file in the user's data directory)")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
+	root.AddCommand(a.commands()...)
+	return root
+}
+
+// usageError is a command line that cannot be carried out: exit code 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// notFoundError names what does not exist: exit code 3.
+type notFoundError struct{ text string }
+
+func (e *notFoundError) Error() string { return e.text }
+
+func notFoundf(format string, args ...any) error { return &notFoundError{fmt.Sprintf(format, args...)} }
+
+func exitCode(err error) int {
+	var usage *usageError
+	var missing *notFoundError
+	var config *bus.ConfigError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage), errors.As(err, &config), isCobraUsage(err):
+		return 2
+	case errors.As(err, &missing), errors.Is(err, eventstore.ErrNotFound), errors.Is(err, schema.ErrUnknown),
+		errors.Is(err, bus.ErrNoGroup), errors.Is(err, bus.ErrNotParked), errors.Is(err, bus.ErrNoJob):
+		return 3
+	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent),
+		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersionExists):
+		return 4
+	}
+	return 1
+}
+
+// isCobraUsage recognises the usage errors of cobra, which have no type of their own.
+func isCobraUsage(err error) bool {
+	text := err.Error()
+	for _, begin := range []string{"unknown command", "accepts ", "requires at least", "required flag", "invalid argument", "if any flags in the group", "at least one of the flags"} {
+		if strings.HasPrefix(text, begin) {
+			return true
+		}
+	}
+	return false
+}
+
+func printError(w io.Writer, _ fang.Styles, err error) {
+	fmt.Fprintln(w, "carebus:", strings.TrimPrefix(err.Error(), "carebus: "))
+}
+
+// storeName is the store that the flags name.
+func (a *app) storeName() (string, error) {
+	if a.store != "" {
+		return a.store, nil
+	}
+	path, err := xdg.DataFile("carebus/carebus.db")
+	if err != nil {
+		return "", fmt.Errorf("no place for the store in the user's data directory: %w; name one with --store", err)
+	}
+	return "sqlite:" + path, nil
+}
+
+// open opens the store, creating it.
+func (a *app) open(ctx context.Context, cmd *cobra.Command, o *carebus.Options) (*carebus.Platform, error) {
+	name, err := a.storeName()
+	if err != nil {
+		return nil, err
+	}
+	if o == nil {
+		o = &carebus.Options{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	return carebus.Open(ctx, name, o)
+}
+
+// openExisting opens a store that must be there: a command that looks or repairs must not create an empty one.
+func (a *app) openExisting(ctx context.Context, cmd *cobra.Command, o *carebus.Options) (*carebus.Platform, error) {
+	name, err := a.storeName()
+	if err != nil {
+		return nil, err
+	}
+	path := strings.TrimPrefix(name, "sqlite:")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, notFoundf("no store at %s; run carebus demo or carebus import first, or name another with --store", filepath.Clean(path))
+	}
+	return a.open(ctx, cmd, o)
+}
+
+// with opens an existing store for the time of fn.
+func (a *app) with(cmd *cobra.Command, o *carebus.Options, fn func(ctx context.Context, p *carebus.Platform) error) (err error) {
+	p, err := a.openExisting(cmd.Context(), cmd, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	return fn(cmd.Context(), p)
+}
+
+func (a *app) json() bool { return a.output == "json" }
+
+// printJSON writes one indented document.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// table writes rows for people; columns that are numbers throughout are aligned to the right.
+func (a *app) table(w io.Writer, header []string, rows [][]string) error {
+	right := make([]bool, len(header))
+	for c := range header {
+		right[c] = len(rows) > 0
+		for _, r := range rows {
+			if c < len(r) && strings.Trim(r[c], "-+.,0123456789% ") != "" {
+				right[c] = false
+			}
+		}
+	}
+	t := table.New().Border(lipgloss.HiddenBorder()).BorderTop(false).BorderBottom(false).BorderLeft(false).BorderRight(false).BorderHeader(false).
+		BorderColumn(false).Headers(header...).Rows(rows...).StyleFunc(func(row, col int) lipgloss.Style {
+		s := lipgloss.NewStyle().PaddingRight(2)
+		if col < len(right) && right[col] {
+			s = s.Align(lipgloss.Right)
+		}
+		if row == table.HeaderRow {
+			s = s.Bold(true)
+		}
+		return s
+	})
+	_, err := lipgloss.Fprintln(w, t.Render()) // Fprintln drops colours where w is no terminal
+	return err
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,9 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (a *app) commands() []*cobra.Command {
+	return []*cobra.Command{
+		newBenchCommand(a),
+	}
+}
