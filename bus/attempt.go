@@ -350,10 +350,11 @@ func (g *group) callFor(eventType string) *handler {
 	return nil
 }
 
-func (w *worker) call(ctx context.Context, r eventstore.Record, unknown, redrive bool) (step apply, err error) {
+func (w *worker) call(ctx context.Context, r eventstore.Record, unknown, redrive bool) (apply, error) {
 	ctx, cancel := context.WithTimeout(w.deliveryContext(ctx, r, redrive), w.g.set.timeout)
 	defer cancel()
-	err = guard(func() (err error) {
+	var step apply
+	err := guard(func() (err error) {
 		step, err = w.g.callFor(r.Type).call.run(ctx, w.g, r, unknown)
 		return err
 	})

@@ -62,6 +62,7 @@ func (g *group) run(ctx context.Context) error {
 			if err := g.release(ctx, drop); err != nil && ctx.Err() == nil {
 				g.log.Warn("bus: releasing partitions", "error", errorText(err))
 			}
+			g.nudge() // what was taken away may be ours to claim again
 		}
 		for _, c := range claims {
 			w := newWorker(g, c, func(p int) { lost.Store(p, struct{}{}); g.nudge() })
@@ -218,10 +219,10 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 		}
 		for i, r := range all {
 			mine := state == groupRunning && members[i%len(members)] == me
-			_, held := workers[r.part]
+			w, held := workers[r.part]
 			switch {
-			case held && !mine:
-				drop = append(drop, r.part)
+			case held && (!mine || w.epoch != r.epoch):
+				drop = append(drop, r.part) // no share of ours, or an operator or another member took it away
 			case held || !mine:
 			case r.owner == "" || r.owner == me || r.expires < now.UnixMicro():
 				c := r.claim

@@ -90,7 +90,7 @@ func TestReplayFlagsAndResumes(t *testing.T) {
 	eventually(t, s, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return live[21] == 1
+		return live[21] > 0 && len(replayed) == 20 // a worker that is fenced may have tried 21 before, in vain
 	})
 	mu.Lock()
 	defer mu.Unlock()

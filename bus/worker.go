@@ -17,8 +17,9 @@ type worker struct {
 	g     *group
 	part  int
 	epoch int64
-	next  int64 // checkpoint as committed
-	pos   int64 // where to read on; ahead of next only over events that the group does not want
+	next  int64     // checkpoint as committed
+	pos   int64     // where to read on; ahead of next only over events that the group does not want
+	late  time.Time // when a checkpoint that lags behind pos is brought up to date; zero when none does
 
 	replay replayWindow
 	doubt  int64 // offsets below it may have been in hand when the former owner died: one at a time, marked first
@@ -143,13 +144,16 @@ func (w *worker) run(ctx context.Context) {
 }
 
 // rest waits until there is something to do: news in the partition, a parked key due, an operator's wish. A checkpoint
-// that lags behind skipped events is brought up to date first when the quiet lasts.
+// that lags behind skipped events is brought up to date after a moment.
 func (w *worker) rest(ctx context.Context) error {
 	news := w.g.bus.store.After(w.part, w.pos)
 	quiet := time.NewTimer(time.Hour)
 	defer quiet.Stop()
 	if w.pos > w.next {
-		quiet.Reset(100 * time.Millisecond)
+		if w.late.IsZero() {
+			w.late = time.Now().Add(50 * time.Millisecond)
+		}
+		quiet.Reset(time.Until(w.late))
 	}
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
@@ -177,7 +181,7 @@ func (w *worker) flush(ctx context.Context) error {
 	}
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error { return w.checkpoint(ctx, tx, w.pos) })
 	if err == nil {
-		w.next = w.pos
+		w.next, w.late = w.pos, time.Time{}
 	}
 	return err
 }
@@ -220,7 +224,7 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 			}
 			return err
 		}
-		w.next, w.pos = out.next, out.next
+		w.next, w.pos, w.late = out.next, out.next, time.Time{}
 		w.settle(out)
 		if out.stopped {
 			return errFenced // the group has stopped itself; the member loop sees why

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,22 +55,14 @@ func (n *names) load(ctx context.Context) error {
 	return nil
 }
 
-// fill puts names in the place of ids.
-func (n *names) fill(ctx context.Context, r *driver.Record, typ, origin int64) error {
-	for range 2 {
-		n.mu.RLock()
-		t, ok1 := n.types[typ]
-		o, ok2 := n.origins[origin]
-		n.mu.RUnlock()
-		if ok1 && ok2 {
-			r.Type, r.Source, r.Version = t, o[0], o[1]
-			return nil
-		}
-		if err := n.load(ctx); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, typ, origin)
+// fill puts names in the place of ids, if they are known.
+func (n *names) fill(r *driver.Record, typ, origin int64) bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	t, ok1 := n.types[typ]
+	o, ok2 := n.origins[origin]
+	r.Type, r.Source, r.Version = t, o[0], o[1]
+	return ok1 && ok2
 }
 
 // matching returns the ids of the types that match, and whether that is all of them; upTo is the highest id there is.
@@ -172,16 +165,8 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 	if err != nil {
 		return b, mapError(err)
 	}
-	defer rows.Close()
-	b.Records = make([]driver.Record, 0, min(q.Limit, 512))
-	bytes := 0
-	full := false
-	err = d.records(ctx, rows, func(r driver.Record) bool {
-		b.Records = append(b.Records, r)
-		bytes += len(r.Payload)
-		full = bytes >= q.MaxBytes
-		return !full
-	})
+	var full bool
+	b.Records, full, err = d.records(ctx, rows, min(q.Limit, 512), q.MaxBytes)
 	if err != nil {
 		return driver.Batch{Next: q.From}, mapError(err)
 	}
@@ -233,45 +218,46 @@ func (d *DB) Heads(ctx context.Context) ([]int64, error) {
 	return heads, nil
 }
 
-// records hands the rows of a query over columns to fn until it returns false.
-func (d *DB) records(ctx context.Context, rows *sql.Rows, fn func(driver.Record) bool) error {
-	for rows.Next() {
-		var r driver.Record
+// records reads the rows of a query over columns or streamColumns, up to the row that reaches maxBytes of payload, and
+// closes them. Names that are not known yet are looked up after that: a query within a query would wait for a second
+// connection while holding the first, and all readers doing so at once would wait for ever.
+func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) (out []driver.Record, full bool, err error) {
+	defer rows.Close()
+	type ids struct {
+		i           int
+		typ, origin int64
+	}
+	var unknown []ids
+	out = make([]driver.Record, 0, expect)
+	for bytes := 0; !full && rows.Next(); {
+		out = append(out, driver.Record{})
+		r := &out[len(out)-1]
 		var pos, typ, origin, recorded int64
-		var stream, version sql.NullInt64
-		var payload []byte
-		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &stream, &version, &payload); err != nil {
-			return err
+		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &r.Stream, &r.StreamVersion, (*[]byte)(&r.Payload)); err != nil {
+			return nil, false, err
 		}
-		r.Payload = payload
 		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 		r.RecordedAt = time.UnixMicro(recorded).UTC()
-		r.StreamVersion = version.Int64
-		if err := d.names.fill(ctx, &r, typ, origin); err != nil {
-			return err
+		if !d.names.fill(r, typ, origin) {
+			unknown = append(unknown, ids{len(out) - 1, typ, origin})
 		}
-		if stream.Valid {
-			name, err := d.streamName(ctx, stream.Int64)
-			if err != nil {
-				return err
-			}
-			r.Stream = name
-		}
-		if !fn(r) {
-			return nil
+		bytes += len(r.Payload)
+		full = bytes >= maxBytes
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, false, err
+	}
+	if len(unknown) > 0 {
+		if err := d.names.load(ctx); err != nil {
+			return nil, false, err
 		}
 	}
-	return rows.Err()
-}
-
-func (d *DB) streamName(ctx context.Context, id int64) (string, error) {
-	st, err := d.prepared(ctx, `SELECT name FROM streams WHERE id = ?`)
-	if err != nil {
-		return "", err
+	for _, u := range unknown {
+		if r := &out[u.i]; !d.names.fill(r, u.typ, u.origin) {
+			return nil, false, fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, u.typ, u.origin)
+		}
 	}
-	var name string
-	err = st.QueryRowContext(ctx, id).Scan(&name)
-	return name, err
+	return out, full, nil
 }
 
 // named are the columns with names joined in: for reads of few rows.
@@ -334,7 +320,7 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 			from = 1 << 62
 		}
 	}
-	st, err := d.prepared(ctx, `SELECT `+columns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?3`)
+	st, err := d.prepared(ctx, `SELECT `+streamColumns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?3`)
 	if err != nil {
 		return nil, mapError(err)
 	}
@@ -342,25 +328,8 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 	if err != nil {
 		return nil, mapError(err)
 	}
-	defer rows.Close()
-	out := make([]driver.Record, 0, min(q.Limit, 16))
-	for rows.Next() {
-		var r driver.Record
-		var pos, typ, origin, recorded int64
-		var stream sql.NullInt64
-		var payload []byte
-		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &stream, &r.StreamVersion, &payload); err != nil {
-			return nil, mapError(err)
-		}
-		r.Stream, r.Payload = q.Stream, payload
-		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
-		r.RecordedAt = time.UnixMicro(recorded).UTC()
-		if err := d.names.fill(ctx, &r, typ, origin); err != nil {
-			return nil, mapError(err)
-		}
-		out = append(out, r)
-	}
-	if err := rows.Err(); err != nil {
+	out, _, err := d.records(ctx, rows, min(q.Limit, 16), math.MaxInt)
+	if err != nil {
 		return nil, mapError(err)
 	}
 	if len(out) == 0 {

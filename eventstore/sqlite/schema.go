@@ -50,4 +50,10 @@ CREATE INDEX events_type ON events (type, timestamp);
 CREATE UNIQUE INDEX events_stream ON events (stream, version) WHERE stream IS NOT NULL;
 `
 
-const columns = `pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, stream, version, payload`
+// columns of a record read from the log. Types and origins are few and cached; streams are not.
+const (
+	columns       = beforeStream + `COALESCE((SELECT name FROM streams WHERE streams.id = events.stream), '')` + afterStream
+	streamColumns = beforeStream + `?1` + afterStream // for reads of one stream, whose name is parameter 1
+	beforeStream  = `pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, `
+	afterStream   = `, COALESCE(version, 0), payload`
+)
