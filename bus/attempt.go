@@ -73,6 +73,10 @@ func (w *worker) attempt(ctx context.Context, items []item, end int64, probe boo
 	switch {
 	case first < w.doubt:
 		items, end = items[:1], first+1
+		if w.handling == first && w.deaths > 0 {
+			w.g.accused.Lock()
+			defer w.g.accused.Unlock()
+		}
 		if err := w.mark(ctx, first); err != nil {
 			return outcome{}, err
 		}

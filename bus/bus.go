@@ -75,7 +75,10 @@ type group struct {
 	log      *slog.Logger
 
 	poke chan struct{} // wakes the member loop: a lease was lost, an operator acted
-	keys keyCount
+	// accused is held while an event is handled on which a process has died before: of several such events, in several
+	// partitions, only the one in hand may be blamed for the next death.
+	accused sync.Mutex
+	keys    keyCount
 }
 
 // Handle makes this process a member of a group: opts are handlers (On, OnRecord, OnBatch, OnCall) and settings.

@@ -231,7 +231,7 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 				if c.unclean && c.handling >= 0 {
 					c.deaths++
 				}
-				if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET owner = $1, epoch = $2, expires_at = $3, deaths = $4 WHERE grp = $5 AND part = $6`,
+				if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET owner = $1, epoch = $2, expires_at = $3, handling = -1, deaths = $4 WHERE grp = $5 AND part = $6`,
 					me, c.epoch, until, c.deaths, g.name, c.part); err != nil {
 					return err
 				}

@@ -27,23 +27,22 @@ const (
 
 // settings of a group; every field's default is stated at the option that sets it.
 type settings struct {
-	policy      Policy
-	start       StartAt
-	version     string
-	tries       int
-	retryMin    time.Duration
-	retryMax    time.Duration
-	drainMin    time.Duration
-	drainMax    time.Duration
-	batch       int
-	batchBytes  int
-	lanes       int
-	hold        time.Duration
-	timeout     time.Duration
-	floodKeys   int
-	breakAfter  int
-	classify    func(error) (Class, bool)
-	concurrency int
+	policy     Policy
+	start      StartAt
+	version    string
+	tries      int
+	retryMin   time.Duration
+	retryMax   time.Duration
+	drainMin   time.Duration
+	drainMax   time.Duration
+	batch      int
+	batchBytes int
+	lanes      int
+	hold       time.Duration
+	timeout    time.Duration
+	floodKeys  int
+	breakAfter int
+	classify   func(error) (Class, bool)
 }
 
 func defaultSettings() settings {

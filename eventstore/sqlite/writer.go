@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type writer struct {
 	db         *sql.DB
 	conn       *sql.Conn
+	turn       *turn
 	clock      func() time.Time
 	partitions int
 	stmts      map[string]*sql.Stmt
@@ -46,14 +48,27 @@ const (
 )
 
 func (d *DB) openWriter(ctx context.Context) (*writer, error) {
-	db, err := sql.Open("sqlite", d.dsn(fmt.Sprintf("cache_size(-%d)", d.opts.CacheBytes>>10)))
+	// Made here for its permissions: what is stored is nobody else's to read. SQLite gives its other files the same.
+	f, err := os.OpenFile(d.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	turn, err := openTurn(d.path, d.opts.BusyTimeout)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", d.dsn(fmt.Sprintf("cache_size(-%d)", d.opts.CacheBytes>>10)))
+	if err != nil {
+		_ = turn.close()
+		return nil, err
+	}
 	db.SetMaxOpenConns(1)
-	w := &writer{db: db, clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
+	w := &writer{db: db, turn: turn, clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
 	if w.conn, err = db.Conn(ctx); err != nil {
-		_ = db.Close()
+		_ = w.close()
 		return nil, err
 	}
 	for _, p := range []string{
@@ -95,7 +110,10 @@ func (w *writer) create(ctx context.Context, partitions int) error {
 		_, rerr := w.conn.ExecContext(ctx, "ROLLBACK")
 		return errors.Join(err, rerr)
 	}
-	_, err = w.conn.ExecContext(ctx, "COMMIT")
+	if _, err = w.conn.ExecContext(ctx, "COMMIT"); err != nil {
+		return err
+	}
+	_, err = w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0") // from here on waiting is turn's
 	return err
 }
 
@@ -107,7 +125,7 @@ func (w *writer) close() error {
 	if w.conn != nil {
 		errs = append(errs, w.conn.Close())
 	}
-	return errors.Join(append(errs, w.db.Close())...)
+	return errors.Join(append(errs, w.db.Close(), w.turn.close())...)
 }
 
 // stmt returns a statement prepared on the writer's connection.
@@ -153,7 +171,7 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if _, err := w.exec("BEGIN IMMEDIATE"); err != nil {
+	if err := w.turn.begin(ctx, func() error { _, err := w.exec("BEGIN IMMEDIATE"); return err }); err != nil {
 		return nil, mapError(err)
 	}
 	err := w.group(units)
