@@ -1,0 +1,64 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/carebus/carebus/eventstore/driver"
+)
+
+// TestTurns: while one handle commits back to back, another one gets its turn all the time.
+func TestTurns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "turns.db")
+	open := func() *DB {
+		d, err := Open(context.Background(), path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		return d
+	}
+	greedy, modest := open(), open()
+	write := func(d *DB) error {
+		u := &driver.Unit{Ctx: t.Context(), Run: func(tx driver.Tx) error {
+			_, err := tx.ExecContext(context.Background(), `INSERT INTO meta (name, value) VALUES ('turn', '1') ON CONFLICT (name) DO UPDATE SET value = value + 1`)
+			return err
+		}}
+		_, err := d.Commit(t.Context(), []*driver.Unit{u})
+		return errors.Join(err, u.Err)
+	}
+	var greeds atomic.Int64
+	stop, done := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := write(greedy); err != nil {
+				done <- err
+				return
+			}
+			greeds.Add(1)
+		}
+	}()
+	const turns = 100
+	for range turns {
+		if err := write(modest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := greeds.Load()
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n > 5*turns {
+		t.Errorf("the other process committed %d times while this one did %d times; turns are not taken", n, turns)
+	}
+}
