@@ -22,10 +22,14 @@ func TestTurns(t *testing.T) {
 		return d
 	}
 	greedy, modest := open(), open()
-	write := func(d *DB) error {
+	write := func(d *DB, rows int) error {
 		u := &driver.Unit{Ctx: t.Context(), Run: func(tx driver.Tx) error {
-			_, err := tx.ExecContext(context.Background(), `INSERT INTO meta (name, value) VALUES ('turn', '1') ON CONFLICT (name) DO UPDATE SET value = value + 1`)
-			return err
+			for range rows {
+				if _, err := tx.ExecContext(context.Background(), `INSERT INTO meta (name, value) VALUES ('turn', '1') ON CONFLICT (name) DO UPDATE SET value = value + 1`); err != nil {
+					return err
+				}
+			}
+			return nil
 		}}
 		_, err := d.Commit(t.Context(), []*driver.Unit{u})
 		return errors.Join(err, u.Err)
@@ -40,16 +44,16 @@ func TestTurns(t *testing.T) {
 				return
 			default:
 			}
-			if err := write(greedy); err != nil {
+			if err := write(greedy, 1000); err != nil {
 				done <- err
 				return
 			}
 			greeds.Add(1)
 		}
 	}()
-	const turns = 100
+	const turns = 30
 	for range turns {
-		if err := write(modest); err != nil {
+		if err := write(modest, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
