@@ -73,6 +73,8 @@ type Options struct {
 	// Linger is how long the sequencer waits for company before it commits a group: it trades latency for fewer, larger
 	// commits. Default 0: whatever waits already is a group.
 	Linger time.Duration
+	// CacheBytes bounds the memory for histories of streams that were read lately. Default 32 MiB; negative for none.
+	CacheBytes int64
 }
 
 // Store is an event store over an engine. All methods are safe for concurrent use.
@@ -81,8 +83,9 @@ type Store struct {
 	opts Options
 	info Info
 
-	seq  *sequencer
-	news *news
+	seq   *sequencer
+	news  *news
+	cache *cache
 
 	stopWatch context.CancelFunc
 	watched   chan struct{}
@@ -108,6 +111,10 @@ func New(d driver.Driver, o *Options) *Store {
 	if s.opts.GroupUnits <= 0 {
 		s.opts.GroupUnits = 1024
 	}
+	if s.opts.CacheBytes == 0 {
+		s.opts.CacheBytes = 32 << 20
+	}
+	s.cache = newCache(s.opts.CacheBytes)
 	s.news = newNews(s.info.Partitions)
 	s.seq = newSequencer(d, s.opts, s.news)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -254,6 +261,9 @@ func (s *Store) Partition(ctx context.Context, q PartitionQuery) (Batch, error) 
 
 // Stream reads the history of a stream; ErrNotFound when there is none.
 func (s *Store) Stream(ctx context.Context, q StreamQuery) ([]Record, error) {
+	if !q.Backward && q.From <= 1 && q.Limit > 0 {
+		return s.cache.stream(ctx, s.d, q)
+	}
 	return s.d.Stream(ctx, q)
 }
 
