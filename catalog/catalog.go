@@ -61,7 +61,10 @@ func Lookup(eventType, version string) (Entry, bool) {
 			return last, true
 		}
 	}
-	return last, version == ""
+	if version != "" {
+		return Entry{}, false
+	}
+	return last, true
 }
 
 // load reads schemas/TYPE/VERSION.json.

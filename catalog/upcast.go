@@ -3,7 +3,6 @@ package catalog
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 )
 
 // Upcaster turns payloads of one major version of an event type into payloads of the next.
@@ -18,9 +17,9 @@ type Upcaster struct {
 
 // Upcasters returns the upcasters of the catalog, one for every major that has a successor. The slice is the caller's.
 func Upcasters() []Upcaster {
-	return slices.Clone([]Upcaster{
+	return []Upcaster{
 		{Type: "medication.prescription.filled", From: 1, To: 2, Func: nestFilled},
-	})
+	}
 }
 
 // move says where a member of the flat shape stands in the nested one.
