@@ -15,6 +15,7 @@ var initialisms = map[string]bool{
 // goName turns a name of the schemas, such as ready-for-pickup, ncpdpId or APPROVED, into an exported Go name.
 func goName(s string) string {
 	var b strings.Builder
+	shouted := s == strings.ToUpper(s) && (len(s) > 3 || strings.Contains(s, "_")) // APPROVED, but not a code such as CT
 	for _, w := range words(s) {
 		lower := strings.ToLower(w)
 		switch {
@@ -22,7 +23,7 @@ func goName(s string) string {
 			b.WriteString(strings.ToUpper(w))
 		case strings.HasSuffix(lower, "s") && initialisms[lower[:len(lower)-1]]:
 			b.WriteString(strings.ToUpper(w[:len(w)-1]) + "s")
-		case w == strings.ToUpper(w) && len(w) > 3:
+		case shouted:
 			b.WriteString(w[:1] + lower[1:])
 		default:
 			b.WriteString(strings.ToUpper(w[:1]) + w[1:])

@@ -304,7 +304,7 @@ const (
 	PriorAuthStatusAppealed          PriorAuthStatus = "APPEALED"
 	PriorAuthStatusCancelled         PriorAuthStatus = "CANCELLED"
 	PriorAuthStatusExpired           PriorAuthStatus = "EXPIRED"
-	PriorAuthStatusNOTRequired       PriorAuthStatus = "NOT_REQUIRED"
+	PriorAuthStatusNotRequired       PriorAuthStatus = "NOT_REQUIRED"
 	PriorAuthStatusClosed            PriorAuthStatus = "CLOSED"
 )
 
@@ -321,7 +321,7 @@ func (v PriorAuthStatus) Known() bool {
 		PriorAuthStatusAppealed,
 		PriorAuthStatusCancelled,
 		PriorAuthStatusExpired,
-		PriorAuthStatusNOTRequired,
+		PriorAuthStatusNotRequired,
 		PriorAuthStatusClosed:
 		return true
 	}
