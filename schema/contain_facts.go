@@ -93,7 +93,7 @@ func (f *facts) gather(s subject) {
 }
 
 func (f *facts) add(n *node, closed bool) {
-	f.contradicts = f.contradicts || n.never
+	f.contradicts = f.contradicts || n.never || n.not != nil && n.not.acceptsAll()
 	f.kinds &= n.types
 	f.opaque = f.opaque || len(n.opaque) > 0
 	if n.finite && (closed || !n.extensible) {
@@ -110,7 +110,12 @@ func (f *facts) add(n *node, closed bool) {
 	if n.high != nil && (f.high == nil || covers(n.high, f.high, false, -1)) {
 		f.high = n.high
 	}
-	f.multiples = append(f.multiples, n.multiples...)
+	for _, m := range n.multiples {
+		f.multiples = append(f.multiples, m)
+		if m.integer() {
+			f.kinds &^= kindFraction
+		}
+	}
 	f.minLen, f.maxLen = larger(f.minLen, n.minLen), smaller(f.maxLen, n.maxLen)
 	f.minItems, f.maxItems = larger(f.minItems, n.minItems), smaller(f.maxItems, n.maxItems)
 	f.minProps, f.maxProps = larger(f.minProps, n.minProperties), smaller(f.maxProps, n.maxProperties)
@@ -143,6 +148,9 @@ func smaller(a, b *decimal) *decimal {
 	}
 	return a
 }
+
+// acceptsAll tells that n is true, or {}.
+func (n *node) acceptsAll() bool { return !n.never && n.ref == nil && !n.constrains() }
 
 // primary is the schema to name in a message: the one that has one of the keywords, else the subject's own.
 func (f *facts) primary(keywords ...string) *node {

@@ -84,7 +84,22 @@ func same(a, b *node, assumed map[[2]*node]bool) bool {
 	if a.ref != nil && !same(a.ref, b.ref, assumed) {
 		return false
 	}
-	for _, keyword := range append(a.opaque, assertions...) {
+	for _, keyword := range a.opaque {
+		// Only what refers to nothing else can be told by its text.
+		switch a.raw[keyword].(type) {
+		case bool:
+		case string:
+			if keyword != "$ref" {
+				return false
+			}
+		default:
+			return false
+		}
+		if canonical(a.raw[keyword]) != canonical(b.raw[keyword]) {
+			return false
+		}
+	}
+	for _, keyword := range assertions {
 		if !sameAssertion(a, b, keyword) {
 			return false
 		}
@@ -110,12 +125,29 @@ func sameAssertion(a, b *node, keyword string) bool {
 			!slices.ContainsFunc(a.values, func(v value) bool { return !contains(b.values, v) })
 	case "x-extensible-enum":
 		return a.extensible == b.extensible
+	case "dependentRequired":
+		if len(a.dependents) != len(b.dependents) {
+			return false
+		}
+		for name, needs := range a.dependents {
+			others, has := b.dependents[name]
+			if !has || !slices.Equal(sorted(needs), sorted(others)) {
+				return false
+			}
+		}
+		return true
 	case "required":
 		return slices.Equal(sortedKeys(a.required), sortedKeys(b.required))
 	}
 	v, hasA := a.raw[keyword]
 	w, hasB := b.raw[keyword]
 	return hasA == hasB && canonical(v) == canonical(w)
+}
+
+func sorted(names []string) []string {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // sameKeywords tells whether the schemas below these keywords are the same on both sides.
