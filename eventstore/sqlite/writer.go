@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore/driver"
 )
 
@@ -26,9 +27,8 @@ type writer struct {
 	version  int64 // data_version at the last commit
 	known    bool  // whether the following are valid
 	heads    []head
-	recorded int64               // of the last event, µs
-	maxID    string              // the highest event id stored before this group, by byte order
-	inGroup  map[string]struct{} // event ids stored by this group
+	recorded int64  // of the last event, µs
+	fresh    *fresh // event ids
 	streams  map[string]stream
 	types    map[string]int64
 	origins  map[[2]string]int64
@@ -66,7 +66,7 @@ func (d *DB) openWriter(ctx context.Context) (*writer, error) {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	w := &writer{db: db, turn: turn, clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
+	w := &writer{db: db, turn: turn, fresh: newFresh(), clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
 	if w.conn, err = db.Conn(ctx); err != nil {
 		_ = w.close()
 		return nil, err
@@ -186,9 +186,6 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 		w.known = false
 		return nil, err
 	}
-	for id := range w.inGroup {
-		w.maxID = max(w.maxID, id)
-	}
 	heads := make([]int64, len(w.heads))
 	for p := range heads {
 		heads[p] = w.heads[p].next
@@ -200,7 +197,6 @@ func (w *writer) group(units []*driver.Unit) error {
 	if err := w.refresh(); err != nil {
 		return mapError(err)
 	}
-	clear(w.inGroup)
 	for _, u := range units {
 		u.Receipts, u.Err = nil, nil
 		if u.Ctx != nil && u.Ctx.Err() != nil {
@@ -236,11 +232,28 @@ func (w *writer) refresh() error {
 	if err := st.QueryRow().Scan(&v); err != nil {
 		return err
 	}
-	if w.known && v == w.version {
-		return nil
+	if !w.known || v != w.version {
+		w.version = v
+		return w.reload()
 	}
-	w.version = v
-	return w.reload()
+	if w.fresh.stale(w.clock()) {
+		return w.reloadFresh()
+	}
+	return nil
+}
+
+func (w *writer) reloadFresh() error {
+	st, err := w.stmt(`SELECT COALESCE(MAX(id), '') FROM events WHERE id < ?`)
+	if err != nil {
+		return err
+	}
+	now := w.clock()
+	limit, floor := limitAt(now), ""
+	if err := st.QueryRow(limit).Scan(&floor); err != nil {
+		return err
+	}
+	w.fresh.begin(now, limit, floor)
+	return nil
 }
 
 func (w *writer) reload() error {
@@ -267,14 +280,9 @@ func (w *writer) reload() error {
 		}
 		w.recorded = max(w.recorded, recorded)
 	}
-	st, err := w.stmt(`SELECT COALESCE(MAX(id), '') FROM events`)
-	if err != nil {
+	if err := w.reloadFresh(); err != nil {
 		return err
 	}
-	if err := st.QueryRow().Scan(&w.maxID); err != nil {
-		return err
-	}
-	w.inGroup = map[string]struct{}{}
 	w.streams = map[string]stream{}
 	w.types = map[string]int64{}
 	w.origins = map[[2]string]int64{}
@@ -299,11 +307,9 @@ func (w *writer) savepoint(fn func() error) (err error) {
 		}
 		if w.appended != before {
 			w.appended = before
-			group := w.inGroup
 			if err := w.reload(); err != nil {
 				return err
 			}
-			w.inGroup = group // ids too many only cost a look-up
 		}
 		return nil
 	}
@@ -334,9 +340,16 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 			a.Digests[i] = driver.ContentDigest(&a.Events[i])
 		}
 	}
+	var twin []int
+	if len(a.Events) > 1 {
+		twin = twins(a.Events)
+	}
 	receipts := make([]driver.Receipt, len(a.Events))
 	duplicates := 0
 	for i := range a.Events {
+		if twin != nil && a.Digests[twin[i]] != a.Digests[i] {
+			return nil, fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
+		}
 		r, err := w.duplicate(a, i)
 		if err != nil {
 			return nil, err
@@ -389,8 +402,8 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 			continue
 		}
 		e := &a.Events[i]
-		if first := w.earlier(a, i); first >= 0 {
-			receipts[i] = receipts[first]
+		if twin != nil && twin[i] < i {
+			receipts[i] = receipts[twin[i]]
 			receipts[i].Duplicate = true
 			continue
 		}
@@ -412,7 +425,7 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 		receipts[i] = driver.Receipt{EventID: e.ID, Partition: p, Offset: h.next, Stream: a.Stream, StreamVersion: s.version, RecordedAt: at}
 		h.next++
 		h.hash = hash
-		w.inGroup[e.ID] = struct{}{}
+		w.fresh.add(e.ID)
 		w.appended++
 	}
 	if a.Stream != "" {
@@ -424,18 +437,15 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 	return receipts, nil
 }
 
-// duplicate returns the receipt of an event that is stored already, nil when it is new. An id above every id stored
-// before the group, and not in the group, is new without a look; ids made of the time (UUIDv7) almost always are.
+// duplicate returns the receipt of an event that is stored already, nil when it is new.
 func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
 	id := a.Events[i].ID
-	if id > w.maxID {
-		if _, ok := w.inGroup[id]; !ok {
-			return nil, w.sameTwice(a, i)
-		}
+	if w.fresh.isNew(id) {
+		return nil, nil
 	}
 	r, err := w.get(id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, w.sameTwice(a, i)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -446,22 +456,26 @@ func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
 	return &driver.Receipt{EventID: r.ID, Partition: r.Partition, Offset: r.Offset, Stream: r.Stream, StreamVersion: r.StreamVersion, RecordedAt: r.RecordedAt, Duplicate: true}, nil
 }
 
-// sameTwice refuses an append that has one id with two contents.
-func (w *writer) sameTwice(a driver.Append, i int) error {
-	if first := w.earlier(a, i); first >= 0 && a.Digests[first] != a.Digests[i] {
-		return fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
-	}
-	return nil
-}
-
-// earlier returns the index of an event with the same id before i in the append, -1 when there is none.
-func (w *writer) earlier(a driver.Append, i int) int {
-	for j := range i {
-		if a.Events[j].ID == a.Events[i].ID {
-			return j
+// twins returns, for each event of an append, the index of the first one with its id; nil when all ids differ.
+func twins(events []event.Event) []int {
+	first := make(map[string]int, len(events))
+	var out []int
+	for i := range events {
+		j, seen := first[events[i].ID]
+		if !seen {
+			first[events[i].ID] = i
+			j = i
+		} else if out == nil {
+			out = make([]int, i, len(events))
+			for k := range out {
+				out[k] = k
+			}
+		}
+		if out != nil {
+			out = append(out, j)
 		}
 	}
-	return -1
+	return out
 }
 
 func (w *writer) get(id string) (driver.Record, error) {
