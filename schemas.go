@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/carebus/carebus/catalog"
@@ -135,10 +137,15 @@ func (p *Platform) Refresh(ctx context.Context) error {
 
 // validate checks an event's payload against its schema; an unknown schema may have come from another process meanwhile.
 func (p *Platform) validate(e event.Event) error {
-	if _, err := p.registry.Get(e.Type, e.Version); err != nil {
-		if err := p.Refresh(context.Background()); err != nil {
-			return err
-		}
+	err := p.registry.Validate(e)
+	if err == nil {
+		return nil
+	}
+	if _, unknown := p.registry.Get(e.Type, e.Version); unknown == nil {
+		return err
+	}
+	if rerr := p.Refresh(context.Background()); rerr != nil {
+		return rerr
 	}
 	return p.registry.Validate(e)
 }
@@ -148,8 +155,8 @@ func (p *Platform) Registry() *schema.Registry { return p.registry }
 
 // RegisterSchema admits a new version of an event type's schema and records it in the store's history. The errors are
 // schema's: *schema.IncompatibleError names every change that breaks the rules, *schema.VersionError a version that
-// cannot be taken. Registering the same document again changes nothing and is told by Proposal.Known. by names who asked.
-func (p *Platform) RegisterSchema(ctx context.Context, doc schema.Document, by string) (schema.Proposal, error) {
+// cannot be taken. Registering the same document again changes nothing and is told by Proposal.Known.
+func (p *Platform) RegisterSchema(ctx context.Context, doc schema.Document) (schema.Proposal, error) {
 	var proposal schema.Proposal
 	err := p.changeSchema(ctx, doc.Type, func() (e event.Event, err error) {
 		proposal, err = p.registry.Propose(doc)
@@ -204,9 +211,10 @@ func (p *Platform) changeSchema(ctx context.Context, eventType string, propose f
 
 // upcast brings an event to the major of version.
 func (p *Platform) upcast(e event.Event, version string) (event.Event, error) {
-	major, err := schema.Major(version)
+	text, _, _ := strings.Cut(version, ".")
+	major, err := strconv.Atoi(text)
 	if err != nil {
-		return e, err
+		return e, fmt.Errorf("carebus: version %q of %s: not a semantic version", version, e.Type)
 	}
 	return p.registry.Upcast(e, major)
 }
