@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -91,11 +93,11 @@ func exitCode(err error) int {
 		return 0
 	case errors.As(err, &usage), errors.As(err, &config), isCobraUsage(err):
 		return 2
-	case errors.As(err, &missing), errors.Is(err, eventstore.ErrNotFound), errors.Is(err, schema.ErrUnknown),
+	case errors.As(err, &missing), errors.Is(err, eventstore.ErrNotFound), errors.Is(err, schema.ErrUnknownType), errors.Is(err, schema.ErrUnknownVersion),
 		errors.Is(err, bus.ErrNoGroup), errors.Is(err, bus.ErrNotParked), errors.Is(err, bus.ErrNoJob):
 		return 3
 	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent),
-		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersionExists):
+		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersion):
 		return 4
 	}
 	return 1
@@ -168,6 +170,39 @@ func (a *app) with(cmd *cobra.Command, o *carebus.Options, fn func(ctx context.C
 
 func (a *app) json() bool { return a.output == "json" }
 
+// reading opens a store only to look at it.
+func reading() *carebus.Options { return &carebus.Options{ReadOnly: true} }
+
+// confirm lets a destructive act pass: with --yes, or when a person at the terminal agrees. what says what would be done,
+// with its count, and is shown in any case.
+func (a *app) confirm(cmd *cobra.Command, yes bool, what string) error {
+	errw := cmd.ErrOrStderr()
+	fmt.Fprintln(errw, what)
+	if yes {
+		return nil
+	}
+	if !isTerminal(a.stdin) || !isTerminal(errw) {
+		return usagef("nothing was done; add --yes to do it")
+	}
+	fmt.Fprint(errw, "Go on? [y/N] ")
+	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return usagef("nothing was done")
+	}
+	return nil
+}
+
+// actor is the person who runs the command, as the audit names them.
+func actor() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "operator"
+}
+
 // printJSON writes one indented document.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
@@ -198,7 +233,11 @@ func (a *app) table(w io.Writer, header []string, rows [][]string) error {
 		}
 		return s
 	})
-	_, err := lipgloss.Fprintln(w, t.Render()) // Fprintln drops colours where w is no terminal
+	lines := strings.Split(t.Render(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	_, err := lipgloss.Fprintln(w, strings.Join(lines, "\n")) // Fprintln drops colours where w is no terminal
 	return err
 }
 

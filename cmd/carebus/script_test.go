@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"carebus": main})
+}
+
+// TestScripts runs testdata/script/*.txtar: command lines, what they print, and how they end. "exits CODE carebus …" is
+// a command that must end with that code.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("CAREBUS_UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("CAREBUS_STORE", "sqlite:"+filepath.Join(env.WorkDir, "store", "test.db"))
+			env.Setenv("NO_COLOR", "1")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) < 2 {
+					ts.Fatalf("usage: exits CODE COMMAND [ARG]...")
+				}
+				exits(ts, args[0], args[1], args[2:])
+			},
+		},
+	})
+}
+
+// exits runs a command and demands its exit code. What it prints can be asked for as after exec.
+func exits(ts *testscript.TestScript, code, command string, args []string) {
+	err := ts.Exec(command, args...)
+	got := 0
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed):
+		got = failed.ExitCode()
+	case err != nil:
+		ts.Fatalf("%s: %v", command, err)
+	}
+	if strconv.Itoa(got) != code {
+		ts.Fatalf("%s ended with %d, want %s", command, got, code)
+	}
+}
