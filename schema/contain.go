@@ -26,15 +26,16 @@ type breach struct {
 	unproven string // set when no counterexample is claimed: why the proof stops
 }
 
-// maxSteps bounds one proof: beyond it the schemas count as too complex.
+// maxSteps bounds one proof, counted in schemas looked at: beyond it they count as too complex.
 const maxSteps = 100_000
 
 // proof is one containment question being answered.
 type proof struct {
 	subClosed, supClosed bool
 	breaches             []breach
-	quiet                int // above 0: failures are not recorded, another way is being tried
-	depth                int // how deep into the value the proof is
+	wholeShut            bool // the place's own schema declares properties, so that it is closed as a whole
+	quiet                int  // above 0: failures are not recorded, another way is being tried
+	depth                int  // how deep into the value the proof is
 	steps                *int
 	open                 map[string]int // what is being proven, and at which depth it began
 	done                 map[string]bool
@@ -46,14 +47,32 @@ func newProof(subClosed, supClosed bool) *proof {
 
 // subject is what sub is known to be at one place: all these schemas at once. split are the alternatives (named by
 // their first branch) of which one has been chosen already.
+//
+// The first base of the nodes are those of the place itself (all, when base is 0); after them come alternatives that
+// have been chosen. conditions hold too, but as the if of a conditional, which does not close anything.
 type subject struct {
-	nodes []*node
-	split []*node
+	nodes      []*node
+	split      []*node
+	base       int
+	conditions []*node
 }
 
 func (s subject) with(n *node) subject {
-	return subject{nodes: append(slices.Clip(s.nodes), n), split: s.split}
+	if s.base == 0 {
+		s.base = len(s.nodes)
+	}
+	s.nodes = append(slices.Clip(s.nodes), n)
+	return s
 }
+
+// given adds a condition that holds.
+func (s subject) given(n *node) subject {
+	s.conditions = append(slices.Clip(s.conditions), n)
+	return s
+}
+
+// chosen is the part of the subject that came by choosing alternatives, else all of it.
+func (s subject) chosen() subject { return subject{nodes: s.nodes[s.base:], conditions: s.conditions} }
 
 func (p *proof) fail(b breach) bool {
 	if p.quiet == 0 {
@@ -71,10 +90,12 @@ func (p *proof) try(prove func() bool) bool {
 
 // place proves sub ⊆ sup at a place of the value of its own: the root, a member, an item.
 func (p *proof) place(s subject, sup *node) bool {
+	outer := p.wholeShut
+	p.wholeShut, _, _ = sup.outline()
 	p.depth++
-	defer func() { p.depth-- }()
+	defer func() { p.depth, p.wholeShut = p.depth-1, outer }()
 	ok := p.within(s, sup)
-	if p.supClosed {
+	if p.supClosed && *p.steps <= maxSteps {
 		ok = p.closure(s, sup) && ok
 	}
 	return ok
@@ -116,9 +137,11 @@ func pairKey(s subject, sup *node) string {
 	for _, n := range s.nodes {
 		fmt.Fprintf(&b, "%p ", n)
 	}
-	b.WriteByte('|')
-	for _, n := range s.split {
-		fmt.Fprintf(&b, "%p ", n)
+	for _, list := range [][]*node{s.split, s.conditions} {
+		b.WriteByte('|')
+		for _, n := range list {
+			fmt.Fprintf(&b, "%p ", n)
+		}
 	}
 	fmt.Fprintf(&b, "<%p", sup)
 	return b.String()
@@ -413,7 +436,7 @@ func (p *proof) contained(f *facts, sup *node) bool {
 	if sup.maxContains != nil {
 		proven := atMost(f.maxItems, sup.maxContains) || slices.ContainsFunc(f.nodes, func(n *node) bool {
 			return n.contains != nil && n.maxContains != nil && atMost(n.maxContains, sup.maxContains) &&
-				sameSchema(n.contains, sup.contains) && (p.subClosed == p.supClosed || sealed(n.contains))
+				sameSchema(n.contains, sup.contains) && (p.subClosed == p.supClosed || !closes(n.contains, false, map[*node]bool{}))
 		})
 		if !proven {
 			ok = p.fail(breach{keyword: "maxContains", sub: f.primary("maxContains"), sup: sup})

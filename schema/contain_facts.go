@@ -24,6 +24,7 @@ type facts struct {
 	declared            map[string]bool // names that some schema at this place, or a branch of one, declares
 	patternTexts        map[string]bool
 	contradicts, opaque bool
+	wholeShut           bool // the place's own schemas declare properties
 }
 
 // empty tells that no value is meant at all.
@@ -34,6 +35,7 @@ func (f *facts) empty() bool {
 func (p *proof) facts(s subject) *facts {
 	f := &facts{kinds: kindAny, required: map[string]bool{}}
 	f.gather(s)
+	*p.steps += len(f.nodes)
 	for _, n := range f.nodes {
 		f.add(n, p.subClosed)
 	}
@@ -58,6 +60,15 @@ func (p *proof) facts(s subject) *facts {
 	}
 	if p.subClosed {
 		f.close()
+	}
+	own := f
+	if s.base > 0 {
+		own = &facts{}
+		own.gather(subject{nodes: s.nodes[:s.base]})
+	}
+	f.wholeShut = slices.ContainsFunc(own.nodes, func(n *node) bool { return n.declares })
+	for _, n := range s.conditions {
+		f.nodes = append(f.nodes, n) // for what it says of members and items; it closes nothing
 	}
 	return f
 }
@@ -89,6 +100,9 @@ func (f *facts) gather(s subject) {
 	}
 	for _, n := range s.nodes {
 		visit(n)
+	}
+	if len(f.nodes) == 0 {
+		f.nodes = []*node{anything} // a reference that leads only to itself
 	}
 }
 

@@ -36,7 +36,7 @@ func (p *proof) members(s subject, f *facts, sup *node) bool {
 				present = present.with(have)
 			}
 		}
-		if p.possible(f, name) && !p.try(func() bool { return p.within(present, want) }) {
+		if p.possible(f, name) && (p.supClosed && !p.wholeShut && want.declaresInPlace() || !p.try(func() bool { return p.within(present, want) })) {
 			ok = p.fail(breach{keyword: "dependentSchemas", name: name, sub: f.primary("dependentSchemas"), sup: sup})
 		}
 	}
@@ -268,12 +268,12 @@ func (p *proof) closure(s subject, sup *node) bool {
 		if surely.allows(name) || !p.possible(f, name) || p.evaluated(s, f, sup, branches, name) {
 			continue
 		}
-		ok = p.fail(breach{keyword: "member", name: name, sub: f.declaring(name), sup: at})
+		ok = p.fail(p.dropped(f, sup, at, name))
 	}
 	if !all {
 		for _, name := range sortedKeys(f.declared) {
 			if !surely.allows(name) && p.possible(f, name) && !p.evaluated(s, f, sup, branches, name) {
-				ok = p.fail(breach{keyword: "member", name: name, sub: f.declaring(name), sup: at})
+				ok = p.fail(p.dropped(f, sup, at, name))
 			}
 		}
 		for _, pattern := range sortedKeys(f.patternTexts) {
@@ -284,6 +284,18 @@ func (p *proof) closure(s subject, sup *node) bool {
 	}
 	return ok
 }
+
+// dropped is the breach that a member of sub is not allowed by sup.
+func (p *proof) dropped(f *facts, sup, at *node, name string) breach {
+	b := breach{keyword: "member", name: name, sub: f.declaring(name), sup: at}
+	if sup.mentions(name) {
+		b.keyword, b.unproven = branching, "some alternatives declare "+quote(name)+", and it could not be shown that one of them applies"
+	}
+	return b
+}
+
+// branching is the keyword of a breach that follows from another, about alternatives.
+const branching = "(alternatives)"
 
 // effective follows references: the schema that a message should point at.
 func (n *node) effective() *node {
@@ -341,7 +353,7 @@ func (p *proof) evaluated(s subject, f *facts, sup *node, branches []*node, name
 			case branch == n.ref || slices.Contains(n.all, branch): // among f.nodes by themselves
 			case !branch.mentions(name):
 			case branch == n.then:
-				cases = append(cases, s.with(n.if_).with(branch))
+				cases = append(cases, s.given(n.if_).with(branch))
 			default:
 				cases = append(cases, s.with(branch))
 			}

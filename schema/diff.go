@@ -144,6 +144,9 @@ func merge(v verdict) []Change {
 		return f
 	}
 	for _, b := range v.backward {
+		if b.keyword == branching && slices.ContainsFunc(v.backward, func(o breach) bool { return o.keyword != branching }) {
+			continue
+		}
 		add(b, b.sub.effective(), b.sup.effective(), b.subText, b.supText).backward = true
 	}
 	removed := map[*node]map[string]bool{}

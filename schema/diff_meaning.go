@@ -112,10 +112,17 @@ func (n *node) chain() []*node {
 	return list
 }
 
-// reached are the children of n and of what it refers to.
+// parts are the schemas that n is made of: itself, what it refers to, and the members of allOf.
+func (n *node) parts() []*node {
+	f := &facts{}
+	f.gather(subject{nodes: []*node{n}})
+	return f.nodes
+}
+
+// reached are the children of n and of what it is made of.
 func (n *node) reached() map[string]*node {
 	m := map[string]*node{}
-	for _, link := range n.chain() {
+	for _, link := range n.parts() {
 		for at, c := range link.children() {
 			if m[at] == nil {
 				m[at] = c
@@ -127,7 +134,7 @@ func (n *node) reached() map[string]*node {
 
 func (n *node) declaredNames() map[string]*node {
 	m := map[string]*node{}
-	for _, link := range n.chain() {
+	for _, link := range n.parts() {
 		for name, c := range link.properties {
 			if m[name] == nil {
 				m[name] = c
@@ -147,9 +154,9 @@ func (n *node) annotation(keyword string) any {
 	return nil
 }
 
-// protected tells whether n is marked as protected health information, itself or by reference.
+// protected tells whether n is marked as protected health information, itself or by what it is made of.
 func (n *node) protected() bool {
-	for _, link := range n.chain() {
+	for _, link := range n.parts() {
 		if marked(link.raw["x-phi"]) {
 			return true
 		}

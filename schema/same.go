@@ -181,44 +181,71 @@ func (n *node) under(keywords []string) map[string]*node {
 	return m
 }
 
-// nature is what decides whether closing a schema only takes values away.
-type nature struct {
-	negates bool // somewhere a schema counts when it fails: not, if, oneOf, maxContains
-	closes  bool // somewhere closing changes what is valid
-}
+// What stands below a negation (not, if, oneOf, maxContains) counts where it fails, so closing something there may make
+// more values valid. Where the place's own schema declares properties, it is closed as a whole, after its branches: what
+// a branch declares of the same object is closed by no branch. Places below it, and extensible enums, are.
 
-func (n *node) nature(seen map[*node]bool) nature {
+// sealed tells that n, standing in place below a negation, means the same closed and open.
+func sealed(n *node) bool { return !closes(n, true, map[*node]bool{}) }
+
+func closes(n *node, inPlace bool, seen map[*node]bool) bool {
+	if n.extensible || n.declares && !inPlace || len(n.opaque) > 0 {
+		return true
+	}
 	if seen[n] {
-		return nature{}
+		return false
 	}
 	seen[n] = true
-	t := nature{
-		negates: n.not != nil || n.if_ != nil || len(n.one) > 0 || n.maxContains != nil || len(n.opaque) > 0,
-		closes:  n.declares || n.extensible,
+	here := n.inPlace()
+	if n.not != nil {
+		here = append(here, n.not)
 	}
-	children := n.children()
-	if n.ref != nil {
-		children["$ref"] = n.ref
+	for _, c := range here {
+		if closes(c, inPlace, seen) {
+			return true
+		}
 	}
-	for _, c := range children {
-		u := c.nature(seen)
-		t.negates, t.closes = t.negates || u.negates, t.closes || u.closes
+	for _, c := range n.children() {
+		if !slices.Contains(here, c) && closes(c, false, seen) {
+			return true
+		}
 	}
-	return t
+	return false
 }
 
 // monotone tells that n closed accepts nothing that n open does not.
-func monotone(n *node) bool {
-	t := n.nature(map[*node]bool{})
-	return !t.negates || !t.closes
+func monotone(n *node) bool { return monotoneBelow(n, map[*node]bool{}) }
+
+func monotoneBelow(n *node, seen map[*node]bool) bool {
+	if seen[n] {
+		return true
+	}
+	seen[n] = true
+	if len(n.opaque) > 0 || n.maxContains != nil && closes(n.contains, false, map[*node]bool{}) {
+		return false
+	}
+	wholeShut, _, _ := n.outline()
+	for _, negated := range append([]*node{n.not, n.if_}, n.one...) {
+		if negated != nil && (!sealed(negated) || !wholeShut && negated.declaresInPlace()) {
+			return false
+		}
+	}
+	if n.ref != nil && !monotoneBelow(n.ref, seen) {
+		return false
+	}
+	for _, c := range n.children() {
+		if !monotoneBelow(c, seen) {
+			return false
+		}
+	}
+	return true
 }
 
-// sealed tells that n closed and n open are the same.
-func sealed(n *node) bool { return !n.nature(map[*node]bool{}).closes }
-
-func sealedKeywords(n *node, keywords ...string) bool {
+// sealedKeywords tells that what stands below these keywords means the same closed and open. wholeShut tells that the
+// place is closed as a whole, and not by each branch.
+func sealedKeywords(n *node, wholeShut bool, keywords ...string) bool {
 	for _, c := range n.under(keywords) {
-		if !sealed(c) {
+		if !sealed(c) || !wholeShut && c.declaresInPlace() {
 			return false
 		}
 	}
