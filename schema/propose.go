@@ -2,6 +2,7 @@ package schema
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -103,6 +104,10 @@ func documentFinding(err error) event.Finding {
 func checkDocument(doc Document, model *document) (warnings []event.Finding, err error) {
 	c, err := compileDoc(doc.Schema)
 	if err != nil {
+		var many *event.InvalidError
+		if errors.As(err, &many) {
+			return nil, refused(doc, many.Findings)
+		}
 		return nil, refused(doc, []event.Finding{documentFinding(err)})
 	}
 	var findings []event.Finding
