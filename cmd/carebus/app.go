@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"charm.land/fang/v2"
@@ -168,6 +169,31 @@ func (a *app) with(cmd *cobra.Command, o *carebus.Options, fn func(ctx context.C
 	return fn(cmd.Context(), p)
 }
 
+// withRegistry opens the store for reading, for the sake of its schemas. Where no store was named and the default one
+// does not exist, the schemas are those of the catalog, in a store that is thrown away.
+func (a *app) withRegistry(cmd *cobra.Command, fn func(ctx context.Context, p *carebus.Platform) error) (err error) {
+	p, err := a.openExisting(cmd.Context(), cmd, reading())
+	var missing *notFoundError
+	if a.store == "" && errors.As(err, &missing) {
+		dir, err := os.MkdirTemp("", "carebus-catalog-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		p, err = carebus.Open(cmd.Context(), "sqlite:"+filepath.Join(dir, "carebus.db"), nil)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.Close()) }()
+		return fn(cmd.Context(), p)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	return fn(cmd.Context(), p)
+}
+
 func (a *app) json() bool { return a.output == "json" }
 
 // reading opens a store only to look at it.
@@ -211,13 +237,16 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// numberForm is what a column of numbers holds; a version is none.
+var numberForm = regexp.MustCompile(`^([-+]?[0-9][0-9,]*(\.[0-9]+)?%?|-|)$`)
+
 // table writes rows for people; columns that are numbers throughout are aligned to the right.
 func (a *app) table(w io.Writer, header []string, rows [][]string) error {
 	right := make([]bool, len(header))
 	for c := range header {
 		right[c] = len(rows) > 0
 		for _, r := range rows {
-			if c < len(r) && strings.Trim(r[c], "-+.,0123456789% ") != "" {
+			if c < len(r) && !numberForm.MatchString(r[c]) {
 				right[c] = false
 			}
 		}

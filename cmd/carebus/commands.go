@@ -5,10 +5,14 @@ import "github.com/spf13/cobra"
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		newBenchCommand(a),
+		newCatalogCommand(a),
 		newEventCommand(a),
 		newPublishCommand(a),
+		newReplayCommand(a),
+		newSchemaCommand(a),
 		newStreamCommand(a),
 		newTailCommand(a),
+		newVerifyCommand(a),
 		newVersionCommand(a),
 	}
 }

@@ -121,11 +121,18 @@ func (a *app) publish(cmd *cobra.Command, f publishFlags, files []string) (err e
 			return usagef("%s is a folder; name files", name)
 		}
 	}
-	p, done, err := a.openPublish(cmd, f.dryRun)
+	if f.dryRun {
+		return a.withRegistry(cmd, func(ctx context.Context, p *carebus.Platform) error { return a.publishTo(ctx, cmd, p, f, files) })
+	}
+	p, err := a.open(cmd.Context(), cmd, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, done()) }()
+	defer func() { err = errors.Join(err, p.Close()) }()
+	return a.publishTo(cmd.Context(), cmd, p, f, files)
+}
+
+func (a *app) publishTo(ctx context.Context, cmd *cobra.Command, p *carebus.Platform, f publishFlags, files []string) (err error) {
 	if f.eventType != "" {
 		find := p.Registry().Latest
 		if f.version != "" {
@@ -139,12 +146,12 @@ func (a *app) publish(cmd *cobra.Command, f publishFlags, files []string) (err e
 	}
 	u := &publisher{a: a, p: p, f: f, report: publishReport{Refusals: []refusal{}}, errw: cmd.ErrOrStderr()}
 	for _, name := range files {
-		if err = u.file(cmd.Context(), name); err != nil {
+		if err = u.file(ctx, name); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		err = u.finish(cmd.Context())
+		err = u.finish(ctx)
 	}
 	if perr := u.print(cmd.OutOrStdout()); err == nil {
 		err = perr
@@ -156,34 +163,6 @@ func (a *app) publish(cmd *cobra.Command, f publishFlags, files []string) (err e
 		}
 	}
 	return err
-}
-
-// openPublish opens the store to publish to. A dry run writes nothing: without a store it checks against the catalog, in
-// a store that is thrown away.
-func (a *app) openPublish(cmd *cobra.Command, dryRun bool) (*carebus.Platform, func() error, error) {
-	if !dryRun {
-		p, err := a.open(cmd.Context(), cmd, nil)
-		if err != nil {
-			return nil, nil, err
-		}
-		return p, p.Close, nil
-	}
-	p, err := a.openExisting(cmd.Context(), cmd, reading())
-	var missing *notFoundError
-	if err == nil {
-		return p, p.Close, nil
-	} else if !errors.As(err, &missing) {
-		return nil, nil, err
-	}
-	dir, err := os.MkdirTemp("", "carebus-check-")
-	if err != nil {
-		return nil, nil, err
-	}
-	remove := func() error { return os.RemoveAll(dir) }
-	if p, err = carebus.Open(cmd.Context(), "sqlite:"+dir+"/carebus.db", nil); err != nil {
-		return nil, nil, errors.Join(err, remove())
-	}
-	return p, func() error { return errors.Join(p.Close(), remove()) }, nil
 }
 
 const (
