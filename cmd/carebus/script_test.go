@@ -1,11 +1,13 @@
 package main
 
 import (
+	"database/sql"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -34,8 +36,17 @@ func TestScripts(t *testing.T) {
 				}
 				exits(ts, args[0], args[1], args[2:])
 			},
+			"damage": func(ts *testscript.TestScript, _ bool, _ []string) { damage(ts) },
 		},
 	})
+}
+
+// damage changes one stored payload behind the store's back.
+func damage(ts *testscript.TestScript) {
+	db, err := sql.Open("sqlite", strings.TrimPrefix(ts.Getenv("CAREBUS_STORE"), "sqlite:"))
+	ts.Check(err)
+	_, err = db.Exec(`UPDATE events SET payload = CAST('{"patientId":"P2"}' AS BLOB) WHERE id = 'E-2'`)
+	ts.Check(errors.Join(err, db.Close()))
 }
 
 // exits runs a command and demands its exit code. What it prints can be asked for as after exec.
