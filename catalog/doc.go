@@ -17,6 +17,9 @@
 // value is no value that the member can have, a plain field: an instant (the zero time means absent) and a closed set of
 // words (the empty string means absent). An empty list is kept apart from an absent one.
 //
+// What was forgotten is refused by the schema when the event is published: a required time that is zero is left out, and
+// a required list that is nil is written as null.
+//
 // Closed sets are string types with constants. A value that is not among them is read all the same, since producers may
 // be newer than the reader; Known tells. Amounts of money are USD, whole cents. Dates without a time are strings as
 // they stand in the payload, since many records know only a year or a month.
