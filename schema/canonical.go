@@ -21,7 +21,7 @@ type object map[string]any
 // maxDepth bounds the nesting of documents, and with it every recursion over them.
 const maxDepth = 256
 
-// parseDocument reads strict JSON into nil, bool, string, decimal, []any and object. Duplicate members and invalid
+// parseDocument reads strict JSON into nil, bool, string, exact, []any and object. Duplicate members and invalid
 // UTF-8 are errors: two readers could see two different schemas.
 func parseDocument(doc []byte) (any, error) {
 	d := jsontext.NewDecoder(bytes.NewReader(doc))
@@ -99,7 +99,7 @@ func writeCanonical(b *strings.Builder, v any) {
 	case string:
 		text, _ := json.Marshal(v)
 		b.Write(text)
-	case decimal:
+	case exact:
 		b.WriteString(v.String())
 	case []any:
 		b.WriteByte('[')

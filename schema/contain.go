@@ -33,9 +33,8 @@ const maxSteps = 100_000
 type proof struct {
 	subClosed, supClosed bool
 	breaches             []breach
-	wholeShut            bool // the place's own schema declares properties, so that it is closed as a whole
-	quiet                int  // above 0: failures are not recorded, another way is being tried
-	depth                int  // how deep into the value the proof is
+	quiet                int // above 0: failures are not recorded, another way is being tried
+	depth                int // how deep into the value the proof is
 	steps                *int
 	open                 map[string]int // what is being proven, and at which depth it began
 	done                 map[string]bool
@@ -48,19 +47,14 @@ func newProof(subClosed, supClosed bool) *proof {
 // subject is what sub is known to be at one place: all these schemas at once. split are the alternatives (named by
 // their first branch) of which one has been chosen already.
 //
-// The first base of the nodes are those of the place itself (all, when base is 0); after them come alternatives that
-// have been chosen. conditions hold too, but as the if of a conditional, which does not close anything.
+// conditions hold too, but as the if of a conditional, which by itself declares nothing.
 type subject struct {
 	nodes      []*node
 	split      []*node
-	base       int
 	conditions []*node
 }
 
 func (s subject) with(n *node) subject {
-	if s.base == 0 {
-		s.base = len(s.nodes)
-	}
 	s.nodes = append(slices.Clip(s.nodes), n)
 	return s
 }
@@ -70,9 +64,6 @@ func (s subject) given(n *node) subject {
 	s.conditions = append(slices.Clip(s.conditions), n)
 	return s
 }
-
-// chosen is the part of the subject that came by choosing alternatives, else all of it.
-func (s subject) chosen() subject { return subject{nodes: s.nodes[s.base:], conditions: s.conditions} }
 
 func (p *proof) fail(b breach) bool {
 	if p.quiet == 0 {
@@ -90,10 +81,8 @@ func (p *proof) try(prove func() bool) bool {
 
 // place proves sub ⊆ sup at a place of the value of its own: the root, a member, an item.
 func (p *proof) place(s subject, sup *node) bool {
-	outer := p.wholeShut
-	p.wholeShut, _, _ = sup.outline()
 	p.depth++
-	defer func() { p.depth, p.wholeShut = p.depth-1, outer }()
+	defer func() { p.depth-- }()
 	ok := p.within(s, sup)
 	if p.supClosed && *p.steps <= maxSteps {
 		ok = p.closure(s, sup) && ok
@@ -260,16 +249,16 @@ func (p *proof) values(f *facts, sup *node) bool {
 func (p *proof) numbers(f *facts, sup *node) bool {
 	ok := true
 	integers := f.kinds&kindFraction == 0
-	if b := sup.low; b != nil && !f.every(func(v decimal) bool { return above(v, *b) }) && !covers(f.low, b, integers, 1) {
+	if b := sup.low; b != nil && !f.every(func(v exact) bool { return above(v, *b) }) && !covers(f.low, b, integers, 1) {
 		ok = p.fail(breach{keyword: "minimum", sub: f.primary("minimum", "exclusiveMinimum"), sup: sup, subText: f.low.String(), supText: b.String()})
 	}
-	if b := sup.high; b != nil && !f.every(func(v decimal) bool { return below(v, *b) }) && !covers(f.high, b, integers, -1) {
+	if b := sup.high; b != nil && !f.every(func(v exact) bool { return below(v, *b) }) && !covers(f.high, b, integers, -1) {
 		ok = p.fail(breach{keyword: "maximum", sub: f.primary("maximum", "exclusiveMaximum"), sup: sup, subText: f.high.String(), supText: b.String()})
 	}
 	for _, m := range sup.multiples {
-		known := f.every(func(v decimal) bool { return v.multiple(m) }) ||
-			slices.ContainsFunc(f.multiples, func(have decimal) bool { return have.multiple(m) }) ||
-			integers && decimal{digits: "1"}.multiple(m)
+		known := f.every(func(v exact) bool { return v.multiple(m) }) ||
+			slices.ContainsFunc(f.multiples, func(have exact) bool { return have.multiple(m) }) ||
+			integers && exact{digits: "1"}.multiple(m)
 		if !known {
 			ok = p.fail(breach{keyword: "multipleOf", sub: f.primary("multipleOf"), sup: sup, supText: m.String()})
 		}
@@ -287,12 +276,12 @@ func (b *bound) String() string {
 	return b.value.String()
 }
 
-func above(v decimal, b bound) bool {
+func above(v exact, b bound) bool {
 	c := v.compare(b.value)
 	return c > 0 || c == 0 && !b.exclusive
 }
 
-func below(v decimal, b bound) bool {
+func below(v exact, b bound) bool {
 	c := v.compare(b.value)
 	return c < 0 || c == 0 && !b.exclusive
 }
@@ -325,13 +314,13 @@ func (b *bound) forIntegers(side int) *bound {
 
 func (p *proof) strings(f *facts, sup *node) bool {
 	ok := true
-	length := func(hold func(n decimal) bool) bool {
+	length := func(hold func(n exact) bool) bool {
 		return f.everyString(func(v string) bool { return hold(count(utf8.RuneCountInString(v))) })
 	}
-	if n := sup.minLen; n != nil && !atLeast(f.minLen, n) && !length(func(l decimal) bool { return l.compare(*n) >= 0 }) {
+	if n := sup.minLen; n != nil && !atLeast(f.minLen, n) && !length(func(l exact) bool { return l.compare(*n) >= 0 }) {
 		ok = p.fail(breach{keyword: "minLength", sub: f.primary("minLength"), sup: sup, subText: limit(f.minLen), supText: limit(n)})
 	}
-	if n := sup.maxLen; n != nil && !atMost(f.maxLen, n) && !length(func(l decimal) bool { return l.compare(*n) <= 0 }) {
+	if n := sup.maxLen; n != nil && !atMost(f.maxLen, n) && !length(func(l exact) bool { return l.compare(*n) <= 0 }) {
 		ok = p.fail(breach{keyword: "maxLength", sub: f.primary("maxLength"), sup: sup, subText: limit(f.maxLen), supText: limit(n)})
 	}
 	if sup.pattern != nil && !trivial(*sup.pattern) && !slices.Contains(f.patterns, *sup.pattern) {
@@ -351,7 +340,7 @@ func trivial(pattern string) bool {
 	return pattern == "" || pattern == "^" || pattern == "$" || pattern == ".*" || pattern == "^.*"
 }
 
-func limit(n *decimal) string {
+func limit(n *exact) string {
 	if n == nil {
 		return "none"
 	}
@@ -365,10 +354,10 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-func atLeast(have, need *decimal) bool {
+func atLeast(have, need *exact) bool {
 	return need.sign() <= 0 || have != nil && have.compare(*need) >= 0
 }
-func atMost(have, need *decimal) bool { return have != nil && have.compare(*need) <= 0 }
+func atMost(have, need *exact) bool { return have != nil && have.compare(*need) <= 0 }
 
 // maxPositions bounds how many positions of a tuple are compared one by one.
 const maxPositions = 1000
@@ -447,7 +436,7 @@ func (p *proof) contained(f *facts, sup *node) bool {
 
 func ptr[T any](v T) *T { return &v }
 
-func count(n int) decimal {
+func count(n int) exact {
 	d, _ := parseDecimal(fmt.Sprint(n))
 	return d
 }

@@ -13,18 +13,17 @@ type facts struct {
 	finite              bool
 	values              []value
 	low, high           *bound
-	multiples           []decimal
-	minLen, maxLen      *decimal
+	multiples           []exact
+	minLen, maxLen      *exact
 	patterns, formats   []string
-	minItems, maxItems  *decimal
+	minItems, maxItems  *exact
 	unique              bool
 	required            map[string]bool
-	minProps, maxProps  *decimal
+	minProps, maxProps  *exact
 	closed              bool            // there are no members but those that declared and patterns allow
 	declared            map[string]bool // names that some schema at this place, or a branch of one, declares
 	patternTexts        map[string]bool
 	contradicts, opaque bool
-	wholeShut           bool // the place's own schemas declare properties
 }
 
 // empty tells that no value is meant at all.
@@ -61,15 +60,7 @@ func (p *proof) facts(s subject) *facts {
 	if p.subClosed {
 		f.close()
 	}
-	own := f
-	if s.base > 0 {
-		own = &facts{}
-		own.gather(subject{nodes: s.nodes[:s.base]})
-	}
-	f.wholeShut = slices.ContainsFunc(own.nodes, func(n *node) bool { return n.declares })
-	for _, n := range s.conditions {
-		f.nodes = append(f.nodes, n) // for what it says of members and items; it closes nothing
-	}
+	f.nodes = append(f.nodes, s.conditions...) // for what they say of members and items; they close nothing
 	return f
 }
 
@@ -149,14 +140,14 @@ func contains(list []value, v value) bool {
 	return slices.ContainsFunc(list, func(o value) bool { return o.text == v.text })
 }
 
-func larger(a, b *decimal) *decimal {
+func larger(a, b *exact) *exact {
 	if a == nil || b != nil && b.compare(*a) > 0 {
 		return b
 	}
 	return a
 }
 
-func smaller(a, b *decimal) *decimal {
+func smaller(a, b *exact) *exact {
 	if a == nil || b != nil && b.compare(*a) < 0 {
 		return b
 	}
@@ -179,12 +170,12 @@ func (f *facts) primary(keywords ...string) *node {
 }
 
 // every tells whether sub is a finite list whose numbers all hold.
-func (f *facts) every(hold func(decimal) bool) bool {
+func (f *facts) every(hold func(exact) bool) bool {
 	if !f.finite {
 		return false
 	}
 	for _, v := range f.values {
-		if n, ok := v.v.(decimal); ok && !hold(n) {
+		if n, ok := v.v.(exact); ok && !hold(n) {
 			return false
 		}
 	}
@@ -235,8 +226,9 @@ func (f *facts) everyItem() subject {
 	return s.orAnything()
 }
 
-// close works out which members a closed object can have. The branches of all alternatives count: one of them may have
-// allowed the member, and more members allowed is the safe side for sub.
+// close works out which members a closed object can have. An object is closed as a whole when a schema at its place, or
+// a branch of one, declares members, over all that they declare together. The branches of all alternatives count: one of
+// them may have allowed the member, and more members allowed is the safe side for sub.
 func (f *facts) close() {
 	declares, opened := false, f.opaque
 	f.declared, f.patternTexts = map[string]bool{}, map[string]bool{}
@@ -248,6 +240,7 @@ func (f *facts) close() {
 		}
 		seen[n] = true
 		opened = opened || n.additional != nil && !n.additional.never || len(n.opaque) > 0
+		declares = declares || n.declares
 		for name := range n.properties {
 			f.declared[name] = true
 		}
@@ -259,7 +252,6 @@ func (f *facts) close() {
 		}
 	}
 	for _, n := range f.nodes {
-		declares = declares || n.declares
 		visit(n)
 	}
 	f.closed = declares && !opened

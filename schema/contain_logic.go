@@ -1,7 +1,5 @@
 package schema
 
-import "slices"
-
 // logic proves anyOf, oneOf, not and if.
 func (p *proof) logic(s subject, f *facts, sup *node) bool {
 	ok := true
@@ -24,7 +22,7 @@ func (p *proof) logic(s subject, f *facts, sup *node) bool {
 // same tells whether sub has these keywords with the same content, and that both sides read them in the same way.
 func (p *proof) same(f *facts, sup *node, keywords ...string) bool {
 	for _, n := range f.nodes {
-		if sameKeywords(n, sup, keywords...) && (p.subClosed == p.supClosed || sealedKeywords(n, f.wholeShut, keywords...)) {
+		if sameKeywords(n, sup, keywords...) && (p.subClosed == p.supClosed || sealedKeywords(n, keywords...)) {
 			return true
 		}
 	}
@@ -37,41 +35,17 @@ const maxSplits = 3
 // anyOf proves that each value of s is accepted by some branch, taking s apart where no branch takes all of it.
 func (p *proof) anyOf(s subject, branches []*node, splits int) bool {
 	for _, b := range branches {
-		if p.within(s, b) && p.shut(s, b) {
+		if p.within(s, b) {
 			return true
 		}
 	}
 	return p.apart(s, splits, func(one subject, splits int) bool { return p.anyOf(one, branches, splits) })
 }
 
-// shut proves that a branch of sup takes nothing away by being closed. A place whose own schema declares properties is
-// closed as a whole, after all its branches, and closure proves that; else a branch that declares properties is closed
-// by itself, and then the alternative that sub has chosen must have no members that the branch lacks.
-func (p *proof) shut(s subject, branch *node) bool {
-	if !p.supClosed || p.wholeShut || !branch.declaresInPlace() {
-		return true
-	}
-	return p.closure(s.chosen(), branch)
-}
-
-// declaresInPlace tells whether n, or a schema that it applies to the same value, declares properties.
-func (n *node) declaresInPlace() bool {
-	seen := map[*node]bool{}
-	var visit func(n *node) bool
-	visit = func(n *node) bool {
-		if seen[n] {
-			return false
-		}
-		seen[n] = true
-		return n.declares || slices.ContainsFunc(n.inPlace(), visit)
-	}
-	return visit(n)
-}
-
 // oneOf proves that each value of s is accepted by exactly one branch.
 func (p *proof) oneOf(s subject, branches []*node, splits int) bool {
 	for i, b := range branches {
-		if !p.within(s, b) || !p.shut(s, b) {
+		if !p.within(s, b) {
 			continue
 		}
 		alone := true
@@ -152,7 +126,7 @@ func (p *proof) excluded(s subject, f *facts, negated *node) bool {
 // conditional proves both outcomes of an if, or the one that is certain.
 func (p *proof) conditional(s subject, sup *node) bool {
 	branch := func(b *node, taken subject) bool {
-		return b == nil || p.within(taken, b) && (!p.supClosed || p.wholeShut || !b.declaresInPlace())
+		return b == nil || p.within(taken, b)
 	}
 	// Where sub and the condition cannot both hold, else applies; where sub implies it, then does.
 	if p.disjoint(s, subject{nodes: []*node{sup.if_}}, 0) {

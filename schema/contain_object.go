@@ -36,7 +36,7 @@ func (p *proof) members(s subject, f *facts, sup *node) bool {
 				present = present.with(have)
 			}
 		}
-		if p.possible(f, name) && (p.supClosed && !p.wholeShut && want.declaresInPlace() || !p.try(func() bool { return p.within(present, want) })) {
+		if p.possible(f, name) && !p.try(func() bool { return p.within(present, want) }) {
 			ok = p.fail(breach{keyword: "dependentSchemas", name: name, sub: f.primary("dependentSchemas"), sup: sup})
 		}
 	}
@@ -308,23 +308,30 @@ func (n *node) effective() *node {
 	return n
 }
 
+// branch is a schema that allows members where it applies: where the value satisfies it, and its condition if it has one.
+type branch struct{ schema, when *node }
+
 // outline tells what is certain about a schema's members when it is closed: whether it is shut at all, the names that
 // are always allowed, and the branches that allow more where they apply.
-func (n *node) outline() (shut bool, surely *facts, branches []*node) {
+func (n *node) outline() (shut bool, surely *facts, branches []branch) {
 	surely = &facts{declared: map[string]bool{}, patternTexts: map[string]bool{}}
 	surely.gather(subject{nodes: []*node{n}})
 	for _, m := range surely.nodes {
-		shut = shut || m.declares
+		shut = shut || m.declaresInPlace()
 		for name := range m.properties {
 			surely.declared[name] = true
 		}
 		for pattern := range m.patterns {
 			surely.patternTexts[pattern] = true
 		}
-		branches = append(branches, m.any_...)
-		branches = append(branches, m.one...)
+		for _, b := range slices.Concat(m.any_, m.one) {
+			branches = append(branches, branch{schema: b})
+		}
+		if m.if_ != nil {
+			branches = append(branches, branch{schema: m.if_})
+		}
 		if m.then != nil {
-			branches = append(branches, m.then)
+			branches = append(branches, branch{schema: m.then, when: m.if_})
 		}
 	}
 	for _, m := range surely.nodes {
@@ -337,7 +344,7 @@ func (n *node) outline() (shut bool, surely *facts, branches []*node) {
 
 // evaluated proves that whenever a value of sub has the member, a branch of sup that declares the member applies. In
 // sub the member is there because some branch that declares it applies, or because sub declares it outright.
-func (p *proof) evaluated(s subject, f *facts, sup *node, branches []*node, name string) bool {
+func (p *proof) evaluated(s subject, f *facts, sup *node, branches []branch, name string) bool {
 	for _, n := range f.nodes {
 		if sameSchema(n, sup) && p.subClosed == p.supClosed && n.properties[name] == nil {
 			return true // the same branches decide on both sides
@@ -348,21 +355,25 @@ func (p *proof) evaluated(s subject, f *facts, sup *node, branches []*node, name
 		if n.properties[name] != nil {
 			cases = append(cases, s)
 		}
-		for _, branch := range n.inPlace() {
+		for _, part := range n.inPlace() {
 			switch {
-			case branch == n.ref || slices.Contains(n.all, branch): // among f.nodes by themselves
-			case !branch.mentions(name):
-			case branch == n.then:
-				cases = append(cases, s.given(n.if_).with(branch))
+			case part == n.ref || slices.Contains(n.all, part): // among f.nodes by themselves
+			case !part.mentions(name):
+			case part == n.then:
+				cases = append(cases, s.given(n.if_).with(part))
+			case part == n.if_:
+				cases = append(cases, s.given(part))
 			default:
-				cases = append(cases, s.with(branch))
+				cases = append(cases, s.with(part))
 			}
 		}
 	}
 	for _, one := range cases {
-		if !slices.ContainsFunc(branches, func(b *node) bool {
-			_, surely, _ := b.outline()
-			return surely.declared[name] && p.try(func() bool { return p.within(one, b) })
+		if !slices.ContainsFunc(branches, func(b branch) bool {
+			_, surely, _ := b.schema.outline()
+			return surely.declared[name] && p.try(func() bool {
+				return (b.when == nil || p.within(one, b.when)) && p.within(one, b.schema)
+			})
 		}) {
 			return false
 		}
@@ -375,4 +386,18 @@ func (n *node) mentions(name string) bool {
 	f := &facts{nodes: []*node{n}}
 	f.close()
 	return f.allows(name)
+}
+
+// declaresInPlace tells whether n, or a schema that it applies to the same value, declares members.
+func (n *node) declaresInPlace() bool {
+	seen := map[*node]bool{}
+	var visit func(n *node) bool
+	visit = func(n *node) bool {
+		if seen[n] {
+			return false
+		}
+		seen[n] = true
+		return n.declares || slices.ContainsFunc(n.inPlace(), visit)
+	}
+	return visit(n)
 }

@@ -32,7 +32,8 @@ func TestDiff(t *testing.T) {
 		{"property removed from a branch", tagged(`,"ml":{"type":"number"}`), tagged(""), "one-of-tightened@", Major},
 		{"property added to a recursive schema", tree(""), tree(`,"note":{"type":"string"}`), "property-added@/$defs/Node/properties/note", Minor},
 		{"type changed in a recursive schema", tree(`,"note":{"type":"string"}`), tree(`,"note":{"type":"boolean"}`), "type-changed@/$defs/Node/properties/note", Major},
-		{"property added beside an unchanged condition", object(`,"properties":{"a":{"type":"string"},"b":{"type":"string"}}` + condition),
+		// Whether a condition about members is met may depend on how a closed reading treats it: that is not relied on.
+		{"property added beside a condition about members", object(`,"properties":{"a":{"type":"string"},"b":{"type":"string"}}` + condition),
 			object(`,"properties":{"a":{"type":"string"},"b":{"type":"string"},"c":{"type":"string"}}` + condition), "property-added@/properties/c", Minor},
 		{"allOf taken apart", object(`,"allOf":[{"properties":{"a":{"type":"string"}}}]`), a(`{"type":"string"}`), "", None},
 		{"definition used twice, changed once",

@@ -34,7 +34,8 @@
 //	x-entity-id or x-subject-id changed                                      major   entity-id-changed, subject-id-changed
 //	what is beyond proof                                                     major   unprovable
 //
-// Patterns are compared by their text, and so are formats. A new major may change anything, and wants an upcaster
+// Patterns are compared by their text, and so are formats. Alternatives of a oneOf are told apart by a required property
+// with a const. A new major may change anything, and wants an upcaster
 // ([Registry.AddUpcaster]) before events of the old one can be read as the new one ([Registry.Upcast]).
 //
 // # Marks

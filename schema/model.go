@@ -54,7 +54,7 @@ func kindOf(v any) kinds {
 		return kindBoolean
 	case string:
 		return kindString
-	case decimal:
+	case exact:
 		if v.integer() {
 			return kindInteger
 		}
@@ -67,7 +67,7 @@ func kindOf(v any) kinds {
 
 // bound is a limit of a number.
 type bound struct {
-	value     decimal
+	value     exact
 	exclusive bool
 }
 
@@ -90,29 +90,29 @@ type node struct {
 	extensible bool // x-extensible-enum: readers accept any value of the type
 
 	low, high     *bound
-	multiples     []decimal
-	minLen        *decimal
-	maxLen        *decimal
+	multiples     []exact
+	minLen        *exact
+	maxLen        *exact
 	pattern       *string
 	format        *string
 	prefix        []*node
 	items         *node
-	minItems      *decimal
-	maxItems      *decimal
+	minItems      *exact
+	maxItems      *exact
 	unique        bool
 	contains      *node
-	minContains   *decimal
-	maxContains   *decimal
+	minContains   *exact
+	maxContains   *exact
 	properties    map[string]*node
-	declares      bool // there is a "properties" keyword
+	declares      bool // there is a properties or patternProperties keyword
 	patterns      map[string]*node
 	additional    *node
 	names         *node
 	required      map[string]bool
 	dependents    map[string][]string
 	dependSchemas map[string]*node
-	minProperties *decimal
-	maxProperties *decimal
+	minProperties *exact
+	maxProperties *exact
 
 	ref              *node
 	refOnly          bool // draft-07: what stands beside the reference is ignored
@@ -233,10 +233,10 @@ func (p *parser) fail(keyword, message, remedy string) {
 	}
 }
 
-func (p *parser) number(keyword string) *decimal {
+func (p *parser) number(keyword string) *exact {
 	switch v := p.n.raw[keyword].(type) {
 	case nil:
-	case decimal:
+	case exact:
 		return &v
 	default:
 		p.fail(keyword, keyword+" is not a number", "give a number")
@@ -387,7 +387,7 @@ func (p *parser) scalars() {
 	n.low = p.exclusive("exclusiveMinimum", n.low, 1)
 	n.high = p.exclusive("exclusiveMaximum", n.high, -1)
 	if v := p.number("multipleOf"); v != nil {
-		n.multiples = []decimal{*v}
+		n.multiples = []exact{*v}
 	}
 	n.minLen, n.maxLen = p.number("minLength"), p.number("maxLength")
 	n.pattern, n.format = p.text("pattern"), p.text("format")
@@ -409,7 +409,7 @@ func (p *parser) exclusive(keyword string, with *bound, side int) *bound {
 		if with != nil && v {
 			return &bound{value: with.value, exclusive: true}
 		}
-	case decimal:
+	case exact:
 		if with == nil || v.compare(with.value)*side >= 0 {
 			return &bound{value: v, exclusive: true}
 		}
@@ -438,6 +438,7 @@ func (p *parser) objects() {
 	_, n.declares = n.raw["properties"]
 	n.properties = p.schemaMap("properties")
 	n.patterns = p.schemaMap("patternProperties")
+	n.declares = n.declares || n.patterns != nil
 	n.additional = p.schema("additionalProperties")
 	n.names = p.schema("propertyNames")
 	n.required = map[string]bool{}

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// decimal is a JSON number, exactly: digits × 10^exp. Schemas are compared with it rather than with float64, which
+// exact is a JSON number, exactly: digits × 10^exp. Schemas are compared with it rather than with float64, which
 // cannot tell large bounds apart, and rather than with big.Rat, which a short text such as 1e999999999 makes huge.
-type decimal struct {
+type exact struct {
 	neg    bool
 	digits string // without zeros at either end; "" is zero
 	exp    int
@@ -17,14 +17,14 @@ type decimal struct {
 // maxExponent bounds the exponents that are read; a schema with a larger one is beyond what can be compared.
 const maxExponent = 1 << 24
 
-func parseDecimal(text string) (decimal, bool) {
-	var d decimal
+func parseDecimal(text string) (exact, bool) {
+	var d exact
 	text, d.neg = strings.CutPrefix(text, "-")
 	mantissa, exponent, has := strings.Cut(strings.ToLower(text), "e")
 	if has {
 		n, err := strconv.Atoi(exponent)
 		if err != nil || n > maxExponent || n < -maxExponent {
-			return decimal{}, false
+			return exact{}, false
 		}
 		d.exp = n
 	}
@@ -35,17 +35,17 @@ func parseDecimal(text string) (decimal, bool) {
 	d.exp += len(all) - len(d.digits)
 	for i := range len(d.digits) {
 		if d.digits[i] < '0' || d.digits[i] > '9' {
-			return decimal{}, false
+			return exact{}, false
 		}
 	}
 	if d.digits == "" {
-		return decimal{}, whole != ""
+		return exact{}, whole != ""
 	}
 	return d, true
 }
 
 // String is the one way to write the number: plain for integers of ordinary size, else with an exponent.
-func (d decimal) String() string {
+func (d exact) String() string {
 	if d.digits == "" {
 		return "0"
 	}
@@ -67,9 +67,9 @@ func (d decimal) String() string {
 	return text
 }
 
-func (d decimal) integer() bool { return d.exp >= 0 }
+func (d exact) integer() bool { return d.exp >= 0 }
 
-func (d decimal) sign() int {
+func (d exact) sign() int {
 	switch {
 	case d.digits == "":
 		return 0
@@ -80,7 +80,7 @@ func (d decimal) sign() int {
 }
 
 // compare returns -1, 0 or 1.
-func (d decimal) compare(o decimal) int {
+func (d exact) compare(o exact) int {
 	if a, b := d.sign(), o.sign(); a != b || a == 0 {
 		return sign(a - b)
 	}
@@ -108,7 +108,7 @@ func sign(n int) int {
 const maxScale = 400
 
 // multiple tells whether d is a multiple of o, as far as that can be decided cheaply.
-func (d decimal) multiple(o decimal) bool {
+func (d exact) multiple(o exact) bool {
 	if o.digits == "" {
 		return false
 	}
@@ -123,21 +123,18 @@ func (d decimal) multiple(o decimal) bool {
 	return new(big.Int).Rem(a, b).Sign() == 0
 }
 
-func (d decimal) scaled(exp int) *big.Int {
+func (d exact) scaled(exp int) *big.Int {
 	n, _ := new(big.Int).SetString("0"+d.digits, 10)
 	return n.Mul(n, new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(d.exp-exp)), nil))
 }
 
-// floor and ceil return the nearest integers below and above.
-func (d decimal) floor() (decimal, bool) { return d.round(-1) }
-func (d decimal) ceil() (decimal, bool)  { return d.round(1) }
-
-func (d decimal) round(direction int) (decimal, bool) {
+// round returns the nearest integer above, or for a negative direction below, as far as that can be had cheaply.
+func (d exact) round(direction int) (exact, bool) {
 	if d.integer() {
 		return d, true
 	}
 	if -d.exp > maxScale+len(d.digits) {
-		return decimal{}, false
+		return exact{}, false
 	}
 	n, _ := new(big.Int).SetString(d.digits, 10)
 	if d.neg {
@@ -151,16 +148,16 @@ func (d decimal) round(direction int) (decimal, bool) {
 	return parseDecimal(n.String())
 }
 
-func (d decimal) plus(n int64) (decimal, bool) {
+func (d exact) plus(n int64) (exact, bool) {
 	if d.exp > maxScale || d.exp < -maxScale {
-		return decimal{}, false
+		return exact{}, false
 	}
 	low := min(d.exp, 0)
 	sum := d.scaled(low)
 	if d.neg {
 		sum.Neg(sum)
 	}
-	one := decimal{digits: "1"}.scaled(low)
+	one := exact{digits: "1"}.scaled(low)
 	sum.Add(sum, one.Mul(one, big.NewInt(n)))
 	return parseDecimal(sum.String() + "e" + strconv.Itoa(low))
 }

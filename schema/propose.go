@@ -136,6 +136,11 @@ func checkDocument(doc Document, model *document) (warnings []event.Finding, err
 		return nil, refused(doc, findings)
 	}
 	warnings = findings
+	if breaches(model.root, model.root, true, false) != nil {
+		warnings = append(warnings, event.Finding{Rule: "schema.ambiguous", Warning: true,
+			Message: "it could not be shown that consumers accept all that producers may send: alternatives or conditions overlap; every later version will need a new major",
+			Remedy:  "tell the alternatives of oneOf apart by a required property with a const"})
+	}
 	if model.root.raw["x-entity-id"] == nil {
 		warnings = append(warnings, event.Finding{Rule: "schema.entity-id", Warning: true,
 			Message: "there is no x-entity-id: events have no default partition key, and no order",
@@ -229,7 +234,7 @@ func (l *lineage) judge(doc Document, model *document) (Proposal, error) {
 			changes = diffDocuments(e.model, model)
 			need = required(changes)
 		}
-		suggested := ""
+		var suggested string
 		switch {
 		case need == Major:
 			suggested = strconv.Itoa(l.lastMajor()+1) + ".0.0"

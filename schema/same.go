@@ -182,8 +182,8 @@ func (n *node) under(keywords []string) map[string]*node {
 }
 
 // What stands below a negation (not, if, oneOf, maxContains) counts where it fails, so closing something there may make
-// more values valid. Where the place's own schema declares properties, it is closed as a whole, after its branches: what
-// a branch declares of the same object is closed by no branch. Places below it, and extensible enums, are.
+// more values valid. An object is closed as a whole, after its branches: what a branch declares of the same object is
+// closed by no branch. Places below it, and extensible enums, are.
 
 // sealed tells that n, standing in place below a negation, means the same closed and open.
 func sealed(n *node) bool { return !closes(n, true, map[*node]bool{}) }
@@ -224,9 +224,8 @@ func monotoneBelow(n *node, seen map[*node]bool) bool {
 	if len(n.opaque) > 0 || n.maxContains != nil && closes(n.contains, false, map[*node]bool{}) {
 		return false
 	}
-	wholeShut, _, _ := n.outline()
 	for _, negated := range append([]*node{n.not, n.if_}, n.one...) {
-		if negated != nil && (!sealed(negated) || !wholeShut && negated.declaresInPlace()) {
+		if negated != nil && !sealed(negated) {
 			return false
 		}
 	}
@@ -241,11 +240,9 @@ func monotoneBelow(n *node, seen map[*node]bool) bool {
 	return true
 }
 
-// sealedKeywords tells that what stands below these keywords means the same closed and open. wholeShut tells that the
-// place is closed as a whole, and not by each branch.
-func sealedKeywords(n *node, wholeShut bool, keywords ...string) bool {
+func sealedKeywords(n *node, keywords ...string) bool {
 	for _, c := range n.under(keywords) {
-		if !sealed(c) || !wholeShut && c.declaresInPlace() {
+		if !sealed(c) {
 			return false
 		}
 	}
