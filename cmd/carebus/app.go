@@ -169,25 +169,24 @@ func (a *app) with(cmd *cobra.Command, o *carebus.Options, fn func(ctx context.C
 	return fn(cmd.Context(), p)
 }
 
-// withRegistry opens the store for reading, for the sake of its schemas. Where no store was named and the default one
-// does not exist, the schemas are those of the catalog, in a store that is thrown away.
+// withRegistry opens the store for reading, for the sake of its schemas. Where there is none yet the schemas are those of
+// the catalog, in a store that is thrown away.
 func (a *app) withRegistry(cmd *cobra.Command, fn func(ctx context.Context, p *carebus.Platform) error) (err error) {
 	p, err := a.openExisting(cmd.Context(), cmd, reading())
 	var missing *notFoundError
-	if a.store == "" && errors.As(err, &missing) {
+	if errors.As(err, &missing) {
+		if a.store != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "no store at %s yet; the schemas are those of the catalog\n", a.store)
+		}
 		dir, err := os.MkdirTemp("", "carebus-catalog-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		p, err = carebus.Open(cmd.Context(), "sqlite:"+filepath.Join(dir, "carebus.db"), nil)
-		if err != nil {
+		if p, err = carebus.Open(cmd.Context(), "sqlite:"+filepath.Join(dir, "carebus.db"), nil); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, p.Close()) }()
-		return fn(cmd.Context(), p)
-	}
-	if err != nil {
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()

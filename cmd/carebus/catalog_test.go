@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/event"
 )
 
 // TestGoNames: the Go names that the catalog command tells exist in the generated packages.
@@ -66,6 +68,25 @@ func TestMembers(t *testing.T) {
 				t.Errorf("%s %s: member %+v is told twice, or lacks type or description", e.Type, e.Version, m)
 			}
 			seen[m.Name] = true
+		}
+	}
+}
+
+// TestExampleEvents: what the catalog shows as an example can be published as it stands.
+func TestExampleEvents(t *testing.T) {
+	p, err := carebus.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, e := range catalog.Entries() {
+		example, _, err := event.Parse(exampleEvent(e), nil)
+		if err != nil {
+			t.Errorf("%s %s: %v", e.Type, e.Version, err)
+			continue
+		}
+		if _, _, err := p.Check(t.Context(), example); err != nil {
+			t.Errorf("%s %s: %v", e.Type, e.Version, err)
 		}
 	}
 }

@@ -144,7 +144,7 @@ func (a *app) publishTo(ctx context.Context, cmd *cobra.Command, p *carebus.Plat
 		}
 		f.version = doc.Version
 	}
-	u := &publisher{a: a, p: p, f: f, report: publishReport{Refusals: []refusal{}}, errw: cmd.ErrOrStderr()}
+	u := &publisher{a: a, p: p, f: f, report: publishReport{Refusals: []refusal{}}, errw: cmd.ErrOrStderr(), bar: newProgress(cmd.ErrOrStderr(), "publishing")}
 	for _, name := range files {
 		if err = u.file(ctx, name); err != nil {
 			break
@@ -153,6 +153,7 @@ func (a *app) publishTo(ctx context.Context, cmd *cobra.Command, p *carebus.Plat
 	if err == nil {
 		err = u.finish(ctx)
 	}
+	u.bar.end()
 	if perr := u.print(cmd.OutOrStdout()); err == nil {
 		err = perr
 	}
@@ -185,6 +186,7 @@ type publisher struct {
 	f      publishFlags
 	report publishReport
 	errw   io.Writer
+	bar    *progress
 	batch  []pending
 	bytes  int
 }
@@ -416,6 +418,7 @@ func (u *publisher) count(rs []carebus.Receipt) {
 			u.report.Receipts = append(u.report.Receipts, receiptEntry{r.EventID, r.Partition, r.Offset, r.Stream, r.StreamVersion, micros6(r.RecordedAt), r.Duplicate})
 		}
 	}
+	u.bar.set(u.report.Published+u.report.Duplicates, -1)
 }
 
 func (u *publisher) print(w io.Writer) error {

@@ -122,7 +122,7 @@ func newSchemaGetCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "get TYPE[@VERSION]",
 		Short: "Print a schema; without a version the newest",
-		Long:  "Prints the schema as it was registered. With -o json it comes with what the registry knows of it.",
+		Long:  "Prints the schema, indented. With -o json it comes with what the registry knows of it.",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withRegistry(cmd, func(_ context.Context, p *carebus.Platform) error {
@@ -136,7 +136,7 @@ func newSchemaGetCommand(a *app) *cobra.Command {
 				if doc.Deprecated {
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s %s is deprecated: %s\n", doc.Type, doc.Version, doc.DeprecationReason)
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", doc.Schema)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", indented(doc.Schema, ""))
 				return err
 			})
 		},
@@ -215,6 +215,8 @@ func judged(doc schema.Document, p schema.Proposal, err error) (verdict, error) 
 	case errors.As(err, &invalid):
 		v.Verdict, v.Findings = "invalid", invalid.Findings
 		err = fmt.Errorf("%s %s is no schema that the registry takes", doc.Type, doc.Version)
+	case err != nil:
+		return verdict{}, err
 	}
 	if v.Changes == nil {
 		v.Changes = []schema.Change{}
@@ -226,6 +228,9 @@ func judged(doc schema.Document, p schema.Proposal, err error) (verdict, error) 
 }
 
 func (a *app) printVerdict(w io.Writer, v verdict) error {
+	if v.Verdict == "" {
+		return nil // it did not come to one
+	}
 	if a.json() {
 		return printJSON(w, v)
 	}

@@ -118,34 +118,66 @@ func (s *splitter) value() (text, error) {
 	return t, nil
 }
 
-// scan follows the nesting of a value.
+// maxNesting is beyond the depth that an event may have; a text nested deeper is broken.
+const maxNesting = 200
+
+// scan follows the nesting of a value, so far as to find its end, or soon enough that it has none.
 type scan struct {
-	depth  int
+	open   []byte // of '{' and '['
+	last   byte   // outside of strings, white space apart
+	before byte   // the byte before, whatever it is
 	str    bool
 	escape bool
+	broken bool // not JSON: the value ends with the line
 }
 
 // step takes one byte and says whether the value ends with it, or before it.
 func (n *scan) step(c byte) (ends, before bool) {
+	start := n.before == '\n' && c == '{' // of the next line of many, if this one is broken
+	n.before = c
 	switch {
+	case n.broken, n.str && c == '\n': // no string has a line break
+		return c == '\n' || start, true
 	case n.str && n.escape:
 		n.escape = false
+		return false, false
 	case n.str && c == '\\':
 		n.escape = true
-	case n.str && c == '\n': // no string has a line break: the line is broken
-		return true, true
+		return false, false
 	case c == '"':
 		n.str = !n.str
-	case n.str:
+	case n.str, c == ' ', c == '\t', c == '\r':
+		return false, false
 	case c == '{' || c == '[':
-		n.depth++
+		if top := n.top(); top == '{' && n.last != ':' || top == '[' && n.last != '[' && n.last != ',' || len(n.open) == maxNesting {
+			n.broken = true
+			return start, true
+		}
+		n.open = append(n.open, c)
 	case c == '}' || c == ']':
-		n.depth--
-		return n.depth <= 0, n.depth < 0
-	case n.depth == 0 && (c == '\n' || c == ','):
+		if n.top() != c-2 { // '{' and '[' are two before their ends
+			if len(n.open) == 0 {
+				return true, true
+			}
+			n.broken = true
+			return false, false
+		}
+		n.open = n.open[:len(n.open)-1]
+		return len(n.open) == 0, false
+	case len(n.open) == 0 && (c == '\n' || c == ','):
 		return true, true
+	case c == '\n':
+		return false, false
 	}
+	n.last = c
 	return false, false
+}
+
+func (n *scan) top() byte {
+	if len(n.open) == 0 {
+		return 0
+	}
+	return n.open[len(n.open)-1]
 }
 
 // extent is the length of the value at the start. cut: it goes on beyond maxText.
