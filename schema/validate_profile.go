@@ -1,0 +1,156 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/carebus/carebus/event"
+)
+
+var errNotObject = errors.New("schema: a document is a JSON object")
+
+// keywords of the profile, by what their value holds: subschemas to look into, or nothing that matters here.
+var keywords = map[string]holds{
+	"properties": holdsNamed, "patternProperties": holdsNamed, "$defs": holdsNamed, "dependentSchemas": holdsNamed,
+	"items": holdsSchema, "additionalProperties": holdsSchema, "propertyNames": holdsSchema, "contains": holdsSchema,
+	"not": holdsSchema, "if": holdsSchema, "then": holdsSchema, "else": holdsSchema,
+	"allOf": holdsList, "anyOf": holdsList, "oneOf": holdsList, "prefixItems": holdsList,
+
+	"$schema": holdsNothing, "$id": holdsNothing, "$ref": holdsNothing, "$comment": holdsNothing,
+	"title": holdsNothing, "description": holdsNothing, "examples": holdsNothing, "default": holdsNothing,
+	"deprecated": holdsNothing, "readOnly": holdsNothing, "writeOnly": holdsNothing,
+	"type": holdsNothing, "enum": holdsNothing, "const": holdsNothing, "required": holdsNothing, "format": holdsNothing,
+	"pattern": holdsNothing, "minLength": holdsNothing, "maxLength": holdsNothing,
+	"minimum": holdsNothing, "maximum": holdsNothing, "exclusiveMinimum": holdsNothing, "exclusiveMaximum": holdsNothing, "multipleOf": holdsNothing,
+	"minItems": holdsNothing, "maxItems": holdsNothing, "uniqueItems": holdsNothing, "minContains": holdsNothing, "maxContains": holdsNothing,
+	"minProperties": holdsNothing, "maxProperties": holdsNothing, "dependentRequired": holdsNothing,
+	"contentEncoding": holdsNothing, "contentMediaType": holdsNothing,
+}
+
+type holds int
+
+const (
+	holdsNothing holds = iota
+	holdsSchema
+	holdsNamed
+	holdsList
+)
+
+// checkProfile finds what leaves the dialect that documents are written in: JSON Schema 2020-12 without what would let
+// one document load another, close objects by itself, or mean different things in different places.
+func checkProfile(doc []byte) []event.Finding {
+	if err := strict(doc); err != nil {
+		return []event.Finding{{Rule: "schema.json", Message: "the document is no strict JSON text (no duplicate members, valid UTF-8)", Remedy: "send one JSON object"}}
+	}
+	tree, err := parseDoc(doc)
+	if err != nil {
+		return []event.Finding{{Rule: "schema.json", Message: "the document is not a JSON object", Remedy: `write a schema with "type": "object"`}}
+	}
+	p := &profile{root: tree}
+	p.schema(tree, "", 0)
+	slices.SortFunc(p.findings, func(a, b event.Finding) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return p.findings
+}
+
+type profile struct {
+	root     map[string]any
+	findings []event.Finding
+}
+
+func (p *profile) refuse(pointer, rule, message, remedy string) {
+	if len(p.findings) < maxFindings {
+		p.findings = append(p.findings, event.Finding{Pointer: pointer, Rule: "schema." + rule, Message: message, Remedy: remedy})
+	}
+}
+
+// maxSchemaDepth bounds how deep a document may nest.
+const maxSchemaDepth = 64
+
+func (p *profile) schema(v any, at string, depth int) {
+	s, ok := v.(map[string]any)
+	if !ok {
+		return // true, false, or what the meta-schema refuses
+	}
+	if depth > maxSchemaDepth {
+		p.refuse(at, "depth", fmt.Sprintf("schemas are nested more than %d levels deep", maxSchemaDepth), "move inner objects to $defs")
+		return
+	}
+	for name, value := range s {
+		here := at + "/" + pointerToken(name)
+		switch {
+		case strings.HasPrefix(name, "unevaluated"):
+			p.refuse(here, "closed", name+" is the platform's business: publishing closes every declared object, reading opens it", "leave it out")
+			continue
+		case name == "additionalProperties" && value == false:
+			p.refuse(here, "closed", "closing is the platform's business: publishing closes every declared object, reading opens it", "leave it out")
+			continue
+		case name == "$ref":
+			p.ref(value, here)
+		case name == "format":
+			if text, ok := value.(string); ok && formatNamed(text) == nil {
+				p.refuse(here, "format", "the format is not one that carebus checks", "use one of "+strings.Join(formatNames(), ", ")+", or a pattern")
+			}
+		case name == "pattern":
+			p.pattern(value, here)
+		}
+		held, known := keywords[name]
+		switch {
+		case !known && !strings.HasPrefix(name, "x-"):
+			p.refuse(here, "keyword", "the keyword is not part of the profile", "use the keywords of JSON Schema 2020-12 without $dynamicRef, $anchor and unevaluated…; own annotations begin with x-")
+		case held == holdsSchema:
+			p.schema(value, here, depth+1)
+		case held == holdsNamed:
+			named, _ := value.(map[string]any)
+			for key, sub := range named {
+				if name == "patternProperties" {
+					p.pattern(key, here+"/"+pointerToken(key))
+				}
+				p.schema(sub, here+"/"+pointerToken(key), depth+1)
+			}
+		case held == holdsList:
+			list, _ := value.([]any)
+			for i, sub := range list {
+				p.schema(sub, fmt.Sprintf("%s/%d", here, i), depth+1)
+			}
+		}
+	}
+}
+
+func (p *profile) pattern(value any, at string) {
+	if text, ok := value.(string); ok {
+		if _, err := regexp.Compile(text); err != nil {
+			p.refuse(at, "pattern", "the pattern is no regular expression of the RE2 syntax", "write it without look-around and back-references")
+		}
+	}
+}
+
+const defsPrefix = "#/$defs/"
+
+func (p *profile) ref(value any, at string) {
+	text, ok := value.(string)
+	if !ok {
+		return
+	}
+	name, local := strings.CutPrefix(text, defsPrefix)
+	if !local || strings.Contains(name, "/") {
+		p.refuse(at, "ref", "the reference does not lead to a definition of this document", `write "#/$defs/NAME"`)
+		return
+	}
+	defs, _ := p.root["$defs"].(map[string]any)
+	if _, ok := defs[unescapeToken(name)]; !ok {
+		p.refuse(at, "ref", "the reference leads to nothing", "define it under $defs")
+	}
+}
+
+func unescapeToken(token string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
+}
+
+// notASchema says what the meta-schema refused, without quoting the document.
+func notASchema(err error) event.Finding {
+	return event.Finding{Pointer: metaPointer(err), Rule: "schema.meta",
+		Message: "this is not as JSON Schema 2020-12 wants it", Remedy: "compare the keyword's value with the specification: its type, its bounds"}
+}
