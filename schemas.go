@@ -117,7 +117,11 @@ func (p *Platform) Refresh(ctx context.Context) error {
 				return err
 			}
 			for _, r := range records {
-				if err := p.registry.Apply(r.Event); err != nil {
+				switch err := p.registry.Apply(r.Event); {
+				case errors.Is(err, schema.ErrVersionExists):
+					// Two programs with different catalogs met in a new store. The first registration counts, everywhere.
+					p.log.Warn("a second, different schema under one version is ignored", "type", r.PartitionKey, "event", r.ID)
+				case err != nil:
 					return fmt.Errorf("carebus: registry, event %s: %w", r.ID, err)
 				}
 				if t := time.UnixMilli(r.Timestamp); t.After(p.seen) {

@@ -53,7 +53,7 @@ var standard = []format{
 	{name: "date-time", what: "an instant", remedy: "send RFC 3339 with seconds and zone, such as 2023-03-01T10:00:00Z", match: dateTime},
 	{name: "date", what: "a date", remedy: "send year, month and day, such as 2023-03-01", match: date},
 	{name: "email", what: "an e-mail address", remedy: "send one address, such as name@example.org"},
-	{name: "uri", what: "an absolute URI", remedy: "send a URI with its scheme, such as http://hl7.org/fhir"},
+	{name: "uri", what: "an absolute URI", remedy: "send a URI with its scheme, such as http://hl7.org/fhir", match: plainURI},
 	{name: "uuid", what: "a UUID", remedy: "send 32 hexadecimal digits in groups of 8-4-4-4-12", match: uuid},
 }
 
@@ -193,4 +193,23 @@ func uuid(b []byte) bool {
 		}
 	}
 	return true
+}
+
+// plainURI takes scheme://host/path of letters, digits and -._~ only; everything else is the library's.
+func plainURI(b []byte) bool {
+	i := 0
+	for i < len(b) && b[i] >= 'a' && b[i] <= 'z' {
+		i++
+	}
+	if i == 0 || len(b) < i+4 || string(b[i:i+3]) != "://" {
+		return false
+	}
+	for _, c := range b[i+3:] {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '/', c == '-', c == '.', c == '_', c == '~':
+		default:
+			return false
+		}
+	}
+	return b[i+3] != '/'
 }
