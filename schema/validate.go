@@ -2,6 +2,7 @@ package schema
 
 import (
 	"bytes"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -16,37 +17,41 @@ type compiled struct {
 
 // form is one reading of a document: with declared objects closed, or as written.
 type form struct {
-	fast *fastNode          // says yes, or that it is not sure
-	full *jsonschema.Schema // has the last word
-	doc  map[string]any     // what full was made of, to tell declared names from keys of a map
+	fast *fastNode      // says yes, or that it is not sure
+	doc  map[string]any // to tell declared names from keys of a map
+	full func() (*jsonschema.Schema, error)
 }
 
-// compileDoc compiles a schema document: with every declared object closed, for writers, and as it is, for readers.
-// A document that is no JSON Schema, or that leaves the profile, is refused with an *event.InvalidError whose pointers
-// lead into the document.
+// compileDoc checks and compiles a schema document. One that is no JSON Schema, or that leaves the profile, is refused
+// with an *event.InvalidError whose pointers lead into the document.
 func compileDoc(doc []byte) (*compiled, error) {
 	if findings := checkProfile(doc); len(findings) > 0 {
 		return nil, &event.InvalidError{Findings: findings}
 	}
+	c, err := prepareDoc(doc)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.readers.full(); err != nil {
+		return nil, &event.InvalidError{Findings: []event.Finding{notASchema(err)}}
+	}
+	return c, nil
+}
+
+// prepareDoc compiles a document that was checked when it was registered. The library's part, by far the larger one, is
+// done when it is first asked: most programs meet few types, and few refusals.
+func prepareDoc(doc []byte) (*compiled, error) {
 	c := &compiled{}
 	for _, f := range []struct {
-		form   *form
-		closed bool
-	}{{&c.writers, true}, {&c.readers, false}} {
+		form    *form
+		prepare func(map[string]any)
+	}{{&c.writers, closeObjects}, {&c.readers, openEnums}} {
 		tree, err := parseDoc(doc)
 		if err != nil {
 			return nil, &event.InvalidError{Findings: []event.Finding{unreadable()}}
 		}
-		if f.closed {
-			closeObjects(tree)
-		} else {
-			openEnums(tree)
-		}
-		full, err := compileTree(tree)
-		if err != nil {
-			return nil, &event.InvalidError{Findings: []event.Finding{notASchema(err)}}
-		}
-		*f.form = form{fast: buildFast(tree), full: full, doc: tree}
+		f.prepare(tree)
+		*f.form = form{fast: buildFast(tree), doc: tree, full: sync.OnceValues(func() (*jsonschema.Schema, error) { return compileTree(tree) })}
 	}
 	return c, nil
 }
@@ -80,7 +85,11 @@ func (f *form) check(payload []byte) []event.Finding {
 	if err != nil {
 		return []event.Finding{unreadable()}
 	}
-	return f.findings(f.full.Validate(value))
+	full, err := f.full()
+	if err != nil {
+		return []event.Finding{{Rule: "schema", Message: "the schema is broken", Remedy: "register a new version of it"}}
+	}
+	return f.findings(full.Validate(value))
 }
 
 func unreadable() event.Finding {
