@@ -7,6 +7,8 @@ func (a *app) commands() []*cobra.Command {
 		newBenchCommand(a),
 		newCatalogCommand(a),
 		newEventCommand(a),
+		newFlowCommand(a),
+		newImportCommand(a),
 		newPublishCommand(a),
 		newReplayCommand(a),
 		newSchemaCommand(a),

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/flow"
+)
+
+// maxFlow bounds what is read of one flow: an import makes a whole patient's life one.
+const maxFlow = 20_000
+
+func newFlowCommand(a *app) *cobra.Command {
+	var mermaid, reveal bool
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "flow CORRELATION|EVENT",
+		Short: "Show who caused what in one flow",
+		Long: `Draws the flow of a correlation id, or of the event with the given id: as a tree of causes, or with --mermaid as a
+sequence diagram, from what the store really holds. Payloads are never shown. The error texts of failed handlers may hold
+protected values, and are masked.`,
+		Example: `carebus flow 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001
+  carebus flow --mermaid 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.mmd`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if limit < 1 {
+				return usagef("--limit %d: give a number above 0", limit)
+			}
+			if mermaid && a.json() {
+				return usagef("--mermaid and -o json are two forms of the same; give one")
+			}
+			return a.with(cmd, reading(), func(ctx context.Context, p *carebus.Platform) error {
+				f, more, err := readFlow(ctx, p, args[0], reveal)
+				if err != nil {
+					return err
+				}
+				if more {
+					fmt.Fprintf(cmd.ErrOrStderr(), "only the first %d events of the flow were read\n", maxFlow)
+				}
+				w, o := cmd.OutOrStdout(), &flow.Options{Limit: limit}
+				switch {
+				case a.json():
+					return printJSON(w, f)
+				case mermaid:
+					return f.WriteMermaid(w, o)
+				}
+				return f.WriteTree(w, o)
+			})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().BoolVar(&mermaid, "mermaid", false, "draw a Mermaid sequence diagram")
+	cmd.Flags().IntVar(&limit, "limit", 200, "draw at most so many events (-o json has all)")
+	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the error texts of failures")
+	return cmd
+}
+
+// readFlow reads the flow with this correlation id, or of the event with this id.
+func readFlow(ctx context.Context, p *carebus.Platform, id string, reveal bool) (f *flow.Flow, more bool, err error) {
+	records, err := p.Store().Correlation(ctx, id, time.Time{}, maxFlow+1)
+	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
+		return nil, false, err
+	}
+	if len(records) == 0 {
+		r, err := p.Store().Get(ctx, id)
+		if errors.Is(err, eventstore.ErrNotFound) {
+			return nil, false, notFoundf("no flow and no event %s in this store; carebus tail -o json shows correlation ids", id)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		if records, err = p.Store().Correlation(ctx, r.CorrelationID, time.Time{}, maxFlow+1); err != nil {
+			return nil, false, err
+		}
+	}
+	more = len(records) > maxFlow
+	records = records[:min(len(records), maxFlow)]
+	if !reveal {
+		for i := range records {
+			records[i].Payload = p.Registry().Mask(records[i].Event)
+		}
+	}
+	return flow.Build(records), more, nil
+}
