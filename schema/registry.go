@@ -241,7 +241,7 @@ func newEntry(doc Document) (*entry, error) {
 	if err != nil {
 		return nil, refusedDocument(doc, err)
 	}
-	c, err := compileDoc(doc.Schema)
+	c, err := prepareDoc(doc.Schema)
 	if err != nil {
 		return nil, refusedDocument(doc, err)
 	}
