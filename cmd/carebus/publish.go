@@ -66,7 +66,7 @@ func newPublishCommand(a *app) *cobra.Command {
 the other, from files or standard input. Every event is checked; one that is refused is reported with its place, rule
 and remedy, and the others go on. Publishing the same events again stores nothing twice.
 
-With --type the input is payloads, and the envelope is made from the flags.`,
+With --type the input is payloads. The envelope is made from the flags, and every payload is a new event with its own id.`,
 		Example: `carebus publish events.ndjson
   echo '{"patientId":"P1"}' | carebus publish --type patient.enrolled --source patient-service
   carebus publish --dry-run -o json events.json`,
