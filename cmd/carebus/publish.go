@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,8 @@ type refusal struct {
 	EventID  string          `json:"eventId,omitempty"`
 	Type     string          `json:"eventType,omitempty"`
 	Findings []event.Finding `json:"findings"`
+
+	order int // among all events of the command
 }
 
 type receiptEntry struct {
@@ -177,6 +180,7 @@ type pending struct {
 	event       event.Event
 	file        string
 	line, index int
+	order       int // among all events of the command
 }
 
 // publisher carries out one publish command.
@@ -189,6 +193,7 @@ type publisher struct {
 	bar    *progress
 	batch  []pending
 	bytes  int
+	read   int // events so far
 }
 
 func (u *publisher) file(ctx context.Context, name string) error {
@@ -216,9 +221,10 @@ func (u *publisher) file(ctx context.Context, name string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", shown, errors.Join(err, u.flush(ctx)))
 		}
-		at := pending{file: shown, line: t.line, index: t.index}
+		u.read++
+		at := pending{file: shown, line: t.line, index: t.index, order: u.read}
 		var warnings []event.Finding
-		if at.event, warnings, err = u.read(t.data); err != nil {
+		if at.event, warnings, err = u.parse(t.data); err != nil {
 			if err := u.refuse(at, err); err != nil {
 				return err
 			}
@@ -234,8 +240,8 @@ func (u *publisher) file(ctx context.Context, name string) error {
 	}
 }
 
-// read makes an event of one JSON value.
-func (u *publisher) read(data []byte) (event.Event, []event.Finding, error) {
+// parse makes an event of one JSON value.
+func (u *publisher) parse(data []byte) (event.Event, []event.Finding, error) {
 	if u.f.eventType != "" {
 		return event.Event{
 			Metadata: event.Metadata{Type: u.f.eventType, Version: u.f.version, Source: u.f.source, PartitionKey: u.f.key},
@@ -271,15 +277,10 @@ func (u *publisher) finish(ctx context.Context) error {
 
 // all publishes everything in one append, unless something was refused.
 func (u *publisher) all(ctx context.Context) error {
-	if err := u.sift(ctx); err != nil || u.report.Refused > 0 || len(u.batch) == 0 {
+	if err := u.sift(ctx); err != nil || u.report.Refused > 0 {
 		return err
 	}
-	rs, err := u.append(ctx, u.batch)
-	if err != nil {
-		return err
-	}
-	u.count(rs)
-	return nil
+	return u.publishBatch(ctx)
 }
 
 // flush publishes the batch: at once, or when something in it is refused, without that.
@@ -292,39 +293,41 @@ func (u *publisher) flush(ctx context.Context) error {
 		u.report.Checked += int64(len(u.batch))
 		return nil
 	}
-	if len(u.batch) == 0 || u.f.atomic {
-		return nil
+	if u.f.atomic {
+		return nil // an array that ended too early; nothing is published
 	}
-	if rs, err := u.append(ctx, u.batch); err == nil {
-		u.count(rs)
-		return nil
-	} else if !refused(err) {
+	err := u.publishBatch(ctx)
+	if err == nil || !refused(err) {
 		return err
 	}
 	if err := u.sift(ctx); err != nil {
 		return err
 	}
-	for len(u.batch) > 0 {
-		rs, err := u.append(ctx, u.batch)
+	if err = u.publishBatch(ctx); err == nil || !refused(err) {
+		return err
+	}
+	// Only the store can have refused now (an id that was used for another content), and it does not say which event.
+	for _, one := range u.batch {
+		rs, err := u.append(ctx, []pending{one})
 		if err == nil {
 			u.count(rs)
-			return nil
-		}
-		if !refused(err) {
+		} else if err := u.refuse(one, err); err != nil {
 			return err
 		}
-		// Only the store can refuse now (an id used for another content), and does not name the event.
-		for _, one := range u.batch {
-			rs, err := u.append(ctx, []pending{one})
-			if err == nil {
-				u.count(rs)
-			} else if err := u.refuse(one, err); err != nil {
-				return err
-			}
-		}
-		return nil
 	}
 	return nil
+}
+
+// publishBatch publishes the batch in one append.
+func (u *publisher) publishBatch(ctx context.Context) error {
+	if len(u.batch) == 0 {
+		return nil
+	}
+	rs, err := u.append(ctx, u.batch)
+	if err == nil {
+		u.count(rs)
+	}
+	return err
 }
 
 func (u *publisher) append(ctx context.Context, batch []pending) ([]carebus.Receipt, error) {
@@ -364,7 +367,7 @@ func refused(err error) bool {
 
 // refuse reports an event that is not accepted. An error that is not about the event comes back.
 func (u *publisher) refuse(at pending, err error) error {
-	r := refusal{File: at.file, Line: at.line, Index: at.index, EventID: at.event.ID, Type: at.event.Type}
+	r := refusal{File: at.file, Line: at.line, Index: at.index, EventID: at.event.ID, Type: at.event.Type, order: at.order}
 	var invalid *event.InvalidError
 	switch {
 	case errors.As(err, &invalid):
@@ -423,6 +426,7 @@ func (u *publisher) count(rs []carebus.Receipt) {
 
 func (u *publisher) print(w io.Writer) error {
 	r := u.report
+	slices.SortFunc(r.Refusals, func(a, b refusal) int { return a.order - b.order })
 	if u.a.json() {
 		return printJSON(w, r)
 	}
