@@ -6,9 +6,12 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		newBenchCommand(a),
 		newCatalogCommand(a),
+		newDLQCommand(a),
 		newEventCommand(a),
 		newFlowCommand(a),
+		newGroupCommand(a),
 		newImportCommand(a),
+		newJobCommand(a),
 		newPublishCommand(a),
 		newReplayCommand(a),
 		newSchemaCommand(a),

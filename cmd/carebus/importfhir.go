@@ -242,6 +242,9 @@ func (im *importer) refuse(it fhir.Item, err error) {
 	var invalid *event.InvalidError
 	if errors.As(err, &invalid) && len(invalid.Findings) > 0 {
 		text = invalid.Findings[0].String()
+		if more := len(invalid.Findings) - 1; more > 0 {
+			text += fmt.Sprintf(" (and %d more)", more)
+		}
 	}
 	im.refused = append(im.refused, fhir.Problem{File: it.File, Line: it.Line, Pointer: it.Pointer, Type: it.Type, ID: it.ID,
 		Message: it.Event.Type + " was refused: " + text})
