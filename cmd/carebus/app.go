@@ -63,11 +63,37 @@ Then look:   carebus tail --from beginning, carebus group list, carebus dlq list
 			return nil
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef("%w; see %s --help", err, cmd.CommandPath()) })
 	root.PersistentFlags().StringVar(&a.store, "store", os.Getenv("CAREBUS_STORE"), "the store, sqlite:PATH (env CAREBUS_STORE; default: a file in the user's data directory)")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.AddCommand(a.commands()...)
+	for _, cmd := range root.Commands() {
+		tellUsage(cmd)
+	}
 	return root
+}
+
+// tellUsage makes a wrong number of arguments come with how the command is used.
+func tellUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil {
+				return nil
+			}
+			names := []string{}
+			for _, child := range cmd.Commands() {
+				names = append(names, child.Name())
+			}
+			if len(names) > 0 {
+				return usagef("%w; its commands are %s", err, strings.Join(names, ", "))
+			}
+			return usagef("%w; usage: %s", err, cmd.UseLine())
+		}
+	}
+	for _, child := range cmd.Commands() {
+		tellUsage(child)
+	}
 }
 
 // usageError is a command line that cannot be carried out: exit code 2.
