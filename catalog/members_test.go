@@ -84,7 +84,7 @@ func filled(doc, n map[string]any, word string) any {
 	case "email":
 		return "jane@example.com"
 	}
-	candidates := []string{"text <&> \u00e9", "2024-02", "jane@example.com", "12345", "1234567890", "OH", "1.0.0"}
+	candidates := []string{"text <&> \u00e9", "2024-02", "jane@example.com", "12345", "1234567890", "OH", "1.0.0", "08:00"}
 	pattern, _ := n["pattern"].(string)
 	re := regexp.MustCompile(pattern)
 	for _, c := range candidates {

@@ -8,8 +8,7 @@ import (
 )
 
 // format is one of the formats that a document may name; all are asserted. match decides on the text of a string (no
-// escapes in it); the formats that JSON Schema itself defines leave the last word to the library and only say yes to
-// what is surely right.
+// escapes in it); those of the standard leave the last word to the library and only say yes to what is surely right.
 type format struct {
 	name     string
 	what     string // for people: "is not …"
@@ -18,7 +17,9 @@ type format struct {
 	validate func(v any) error // nil: the library's own
 }
 
+// formats are ours alone to judge.
 var formats = []format{
+	{name: "date-time", what: "an instant", remedy: "send RFC 3339 with seconds and zone, such as 2023-03-01T10:00:00Z", match: dateTime},
 	{name: "npi", what: "a National Provider Identifier", remedy: "send its ten digits", match: npi},
 	{name: "ndc", what: "a National Drug Code", remedy: "send 11 or 12 digits, or the code with its hyphens, such as 12345-6789-10", match: ndc},
 	{name: "ncpdp-id", what: "an NCPDP provider id", remedy: "send its seven digits", match: ncpdpID},
@@ -50,7 +51,6 @@ var errFormat = errors.New("schema: format") // never shown: findings have their
 
 // standard formats are asserted by the library.
 var standard = []format{
-	{name: "date-time", what: "an instant", remedy: "send RFC 3339 with seconds and zone, such as 2023-03-01T10:00:00Z", match: dateTime},
 	{name: "date", what: "a date", remedy: "send year, month and day, such as 2023-03-01", match: date},
 	{name: "email", what: "an e-mail address", remedy: "send one address, such as name@example.org"},
 	{name: "uri", what: "an absolute URI", remedy: "send a URI with its scheme, such as http://hl7.org/fhir", match: plainURI},
@@ -151,7 +151,7 @@ func date(b []byte) bool {
 	return day <= last
 }
 
-// dateTime leaves leap seconds and lower-case letters to the library.
+// dateTime is RFC 3339 without what Go's time.Time, and many others, cannot read: lower-case letters, leap seconds.
 func dateTime(b []byte) bool {
 	if len(b) < 20 || !date(b[:10]) || b[10] != 'T' || b[13] != ':' || b[16] != ':' ||
 		!digits(b[11:13]) || !digits(b[14:16]) || !digits(b[17:19]) ||

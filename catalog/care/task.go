@@ -95,3 +95,31 @@ type TaskOutput struct {
 	// Its value in words. Protected health information.
 	Value *string `json:"value,omitzero"`
 }
+
+// TaskOverdueV1 defines care.task.overdue 1.0.0: stable.
+var TaskOverdueV1 = event.Define[TaskOverdue]("care.task.overdue", "1.0.0")
+
+// TaskOverdue is the payload of care.task.overdue 1.0.0. A task was not done when it was due. Published by the care
+// coordination service.
+type TaskOverdue struct {
+	// Our identifier of the task.
+	TaskID string `json:"taskId"`
+	// The patient; absent for tasks about no patient.
+	PatientID *string `json:"patientId,omitzero"`
+	// The task in a few words. Protected health information.
+	Title *string `json:"title,omitzero"`
+	// Who should have done it.
+	Assignee *Party `json:"assignee,omitzero"`
+	// When it was due.
+	DueAt time.Time `json:"dueAt,omitzero"`
+	// How soon it was wanted.
+	Priority TaskPriority `json:"priority,omitzero"`
+	// Who is told.
+	EscalatedTo *Party `json:"escalatedTo,omitzero"`
+	// The plan it belongs to.
+	CarePlanID *string `json:"carePlanId,omitzero"`
+	// When it was noticed.
+	DetectedAt time.Time `json:"detectedAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}

@@ -3,9 +3,23 @@
 // Package medication has the events of the domain medication as Go types; package catalog tells how to read them.
 //
 //   - [AdherenceReportedV1]: medication.adherence.reported 1.0.0
+//   - [FulfillmentCompensatedV1]: medication.fulfillment.compensated 1.0.0
+//   - [FulfillmentCompletedV1]: medication.fulfillment.completed 1.0.0
+//   - [FulfillmentFailedV1]: medication.fulfillment.failed 1.0.0
+//   - [FulfillmentStartedV1]: medication.fulfillment.started 1.0.0
+//   - [FulfillmentStepCompletedV1]: medication.fulfillment.step-completed 1.0.0
 //   - [InteractionDetectedV1]: medication.interaction.detected 1.0.0
+//   - [InventoryAdjustedV1]: medication.inventory.adjusted 1.0.0
+//   - [InventoryReleasedV1]: medication.inventory.released 1.0.0
+//   - [InventoryReservedV1]: medication.inventory.reserved 1.0.0
 //   - [PrescriptionCancelledV1]: medication.prescription.cancelled 1.0.0
 //   - [PrescriptionCreatedV1]: medication.prescription.created 1.0.0
 //   - [PrescriptionFilledV1]: medication.prescription.filled 1.0.0
 //   - [PrescriptionFilledV2]: medication.prescription.filled 2.0.0
+//   - [PrescriptionPickedUpV1]: medication.prescription.picked-up 1.0.0
+//   - [PrescriptionReadyV1]: medication.prescription.ready 1.0.0
+//   - [PrescriptionReadyForPickupV1]: medication.prescription.ready-for-pickup 1.0.0
+//   - [PrescriptionReturnedV1]: medication.prescription.returned 1.0.0
+//   - [PrescriptionStatusChangedV1]: medication.prescription.status-changed 1.0.0
+//   - [PrescriptionVerifiedV1]: medication.prescription.verified 1.0.0
 package medication

@@ -379,3 +379,198 @@ type PrescriptionFilled struct {
 	// The system that the fill came from.
 	Source *string `json:"source,omitzero"`
 }
+
+// PrescriptionPickedUpV1 defines medication.prescription.picked-up 1.0.0: stable.
+var PrescriptionPickedUpV1 = event.Define[PrescriptionPickedUp]("medication.prescription.picked-up", "1.0.0")
+
+// PrescriptionPickedUp is the payload of medication.prescription.picked-up 1.0.0. A filled prescription was handed
+// over. Published by the pharmacy service.
+type PrescriptionPickedUp struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// Our identifier of the fill.
+	FillID *string `json:"fillId,omitzero"`
+	// Our identifier of the pharmacy.
+	PharmacyID *string `json:"pharmacyId,omitzero"`
+	// When.
+	PickedUpAt time.Time `json:"pickedUpAt,omitzero"`
+	// Who took it, where that is not the patient.
+	PickedUpBy *Party `json:"pickedUpBy,omitzero"`
+	// Whether an identity document was seen.
+	IDChecked *bool `json:"idChecked,omitzero"`
+	// What was paid.
+	PatientPaid *catalog.USD `json:"patientPaid,omitzero"`
+	// Whether the pharmacist explained it.
+	Counselled *bool `json:"counselled,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// PrescriptionReadyV1 defines medication.prescription.ready 1.0.0: stable.
+var PrescriptionReadyV1 = event.Define[PrescriptionReady]("medication.prescription.ready", "1.0.0")
+
+// PrescriptionReady is the payload of medication.prescription.ready 1.0.0. A prescription may be filled: it is
+// complete, and authorized where that was needed. Published by the prescribing service.
+type PrescriptionReady struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// What to dispense.
+	Medication *Medication `json:"medication,omitzero"`
+	// Who prescribed.
+	Prescriber *Prescriber `json:"prescriber,omitzero"`
+	// The pharmacy that is to fill it.
+	Pharmacy *Pharmacy `json:"pharmacy,omitzero"`
+	// The prior authorization that allows it.
+	PriorAuthID *string `json:"priorAuthId,omitzero"`
+	// The payer's number of the authorization; the claim repeats it.
+	AuthNumber *string `json:"authNumber,omitzero"`
+	// How many fills may follow the first.
+	RefillsAllowed *int64 `json:"refillsAllowed,omitzero"`
+	// After when it may not be filled any more.
+	ExpiresAt time.Time `json:"expiresAt,omitzero"`
+	// When it became ready.
+	ReadyAt time.Time `json:"readyAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// PrescriptionReadyForPickupV1 defines medication.prescription.ready-for-pickup 1.0.0: stable.
+var PrescriptionReadyForPickupV1 = event.Define[PrescriptionReadyForPickup]("medication.prescription.ready-for-pickup", "1.0.0")
+
+// PrescriptionReadyForPickup is the payload of medication.prescription.ready-for-pickup 1.0.0. A filled prescription
+// waits for the patient. Published by the pharmacy service.
+type PrescriptionReadyForPickup struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// Our identifier of the fill.
+	FillID *string `json:"fillId,omitzero"`
+	// Where it waits.
+	Pharmacy *Pharmacy `json:"pharmacy,omitzero"`
+	// Since when.
+	ReadyAt time.Time `json:"readyAt,omitzero"`
+	// Until when it is kept; then it goes back to stock and the claim is reversed.
+	PickupBy time.Time `json:"pickupBy,omitzero"`
+	// What the patient pays at pickup.
+	PatientPay *catalog.USD `json:"patientPay,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// PrescriptionReturnedV1 defines medication.prescription.returned 1.0.0: stable.
+var PrescriptionReturnedV1 = event.Define[PrescriptionReturned]("medication.prescription.returned", "1.0.0")
+
+// PrescriptionReturned is the payload of medication.prescription.returned 1.0.0. A filled prescription was not picked
+// up, or was given back; the package is in stock again. Published by the pharmacy service.
+type PrescriptionReturned struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// Our identifier of the fill.
+	FillID *string `json:"fillId,omitzero"`
+	// Our identifier of the pharmacy.
+	PharmacyID *string `json:"pharmacyId,omitzero"`
+	// When.
+	ReturnedAt time.Time `json:"returnedAt,omitzero"`
+	// Why.
+	Reason PrescriptionReturnedReason `json:"reason,omitzero"`
+	// How much went back.
+	Quantity *float64 `json:"quantity,omitzero"`
+	// The claim that has to be reversed.
+	ClaimID *string `json:"claimId,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// PrescriptionReturnedReason: Why.
+type PrescriptionReturnedReason string
+
+// The values of PrescriptionReturnedReason that its schema lists.
+const (
+	PrescriptionReturnedReasonNotPickedUp    PrescriptionReturnedReason = "not-picked-up"
+	PrescriptionReturnedReasonPatientRefused PrescriptionReturnedReason = "patient-refused"
+	PrescriptionReturnedReasonCancelled      PrescriptionReturnedReason = "cancelled"
+	PrescriptionReturnedReasonRecalled       PrescriptionReturnedReason = "recalled"
+	PrescriptionReturnedReasonCompensation   PrescriptionReturnedReason = "compensation"
+	PrescriptionReturnedReasonOther          PrescriptionReturnedReason = "other"
+)
+
+// Known reports whether v is a value that the schema lists. Newer producers may send others.
+func (v PrescriptionReturnedReason) Known() bool {
+	switch v {
+	case PrescriptionReturnedReasonNotPickedUp,
+		PrescriptionReturnedReasonPatientRefused,
+		PrescriptionReturnedReasonCancelled,
+		PrescriptionReturnedReasonRecalled,
+		PrescriptionReturnedReasonCompensation,
+		PrescriptionReturnedReasonOther:
+		return true
+	}
+	return false
+}
+
+// PrescriptionStatusChangedV1 defines medication.prescription.status-changed 1.0.0: stable.
+var PrescriptionStatusChangedV1 = event.Define[PrescriptionStatusChanged]("medication.prescription.status-changed", "1.0.0")
+
+// PrescriptionStatusChanged is the payload of medication.prescription.status-changed 1.0.0. A prescription moved to
+// another status; for those who show it to people. Published by the prescribing service and by imports from record
+// systems.
+type PrescriptionStatusChanged struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// Where it stands now.
+	Status PrescriptionStatus `json:"status"`
+	// Where it stood before.
+	PreviousStatus PrescriptionStatus `json:"previousStatus,omitzero"`
+	// Why it moved.
+	Reason *string `json:"reason,omitzero"`
+	// The prior authorization that moved it.
+	PriorAuthID *string `json:"priorAuthId,omitzero"`
+	// When it moved.
+	ChangedAt time.Time `json:"changedAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// PrescriptionVerifiedV1 defines medication.prescription.verified 1.0.0: stable.
+var PrescriptionVerifiedV1 = event.Define[PrescriptionVerified]("medication.prescription.verified", "1.0.0")
+
+// PrescriptionVerified is the payload of medication.prescription.verified 1.0.0. A pharmacist checked a prescription
+// before it is filled: valid, not expired, not cancelled, prescriber known, authorized where needed. Published by the
+// pharmacy service.
+type PrescriptionVerified struct {
+	// Our identifier of the prescription.
+	PrescriptionID string `json:"prescriptionId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// The pharmacist who checked.
+	VerifiedBy *string `json:"verifiedBy,omitzero"`
+	// When.
+	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
+	// Our identifier of the pharmacy.
+	PharmacyID *string `json:"pharmacyId,omitzero"`
+	// The prior authorization that was found.
+	PriorAuthID *string `json:"priorAuthId,omitzero"`
+	// What was checked.
+	Checks []VerificationCheck `json:"checks,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// VerificationCheck: One check of a prescription.
+type VerificationCheck struct {
+	// What was checked, such as not-expired or prescriber-known.
+	Name string `json:"name"`
+	// Whether it held.
+	Passed bool `json:"passed"`
+	// What the pharmacist notes. Protected health information.
+	Note *string `json:"note,omitzero"`
+}

@@ -119,3 +119,27 @@ func (v ConsentProvidedMethod) Known() bool {
 	}
 	return false
 }
+
+// ConsentRevokedV1 defines patient.consent.revoked 1.0.0: stable.
+var ConsentRevokedV1 = event.Define[ConsentRevoked]("patient.consent.revoked", "1.0.0")
+
+// ConsentRevoked is the payload of patient.consent.revoked 1.0.0. A consent that a patient gave holds no more.
+// Published by the patient service and by imports from record systems.
+type ConsentRevoked struct {
+	// Our identifier of the patient.
+	PatientID string `json:"patientId"`
+	// The consent that was given.
+	ConsentID string `json:"consentId"`
+	// What it was about, such as patient-privacy or treatment.
+	Scope *string `json:"scope,omitzero"`
+	// Why, such as withdrawn, rejected, inactive or expired.
+	Reason *string `json:"reason,omitzero"`
+	// Who withdrew it.
+	RevokedBy *Party `json:"revokedBy,omitzero"`
+	// When it was withdrawn.
+	RevokedAt time.Time `json:"revokedAt,omitzero"`
+	// From when on it does not hold.
+	EffectiveAt time.Time `json:"effectiveAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}

@@ -2,8 +2,15 @@
 
 // Package patient has the events of the domain patient as Go types; package catalog tells how to read them.
 //
+//   - [AddressChangedV1]: patient.address.changed 1.0.0
 //   - [ConsentProvidedV1]: patient.consent.provided 1.0.0
+//   - [ConsentRevokedV1]: patient.consent.revoked 1.0.0
+//   - [ContactChangedV1]: patient.contact.changed 1.0.0
+//   - [DemographicsChangedV1]: patient.demographics.changed 1.0.0
+//   - [DemographicsUpdatedV1]: patient.demographics.updated 1.0.0
 //   - [EnrolledV1]: patient.enrolled 1.0.0
+//   - [NotificationSentV1]: patient.notification.sent 1.0.0
+//   - [PreferencesUpdatedV1]: patient.preferences.updated 1.0.0
 //   - [RecordCreatedV1]: patient.record.created 1.0.0
 //   - [RecordUpdatedV1]: patient.record.updated 1.0.0
 package patient

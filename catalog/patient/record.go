@@ -48,45 +48,6 @@ type RecordCreated struct {
 	Source *string `json:"source,omitzero"`
 }
 
-// Gender: Administrative gender.
-type Gender string
-
-// The values of Gender that its schema lists.
-const (
-	GenderFemale  Gender = "female"
-	GenderMale    Gender = "male"
-	GenderOther   Gender = "other"
-	GenderUnknown Gender = "unknown"
-)
-
-// Known reports whether v is a value that the schema lists. Newer producers may send others.
-func (v Gender) Known() bool {
-	switch v {
-	case GenderFemale,
-		GenderMale,
-		GenderOther,
-		GenderUnknown:
-		return true
-	}
-	return false
-}
-
-// Address: A postal address as it was given. US addresses name a state; others a country.
-type Address struct {
-	// Street lines, joined with a comma. Protected health information.
-	Street *string `json:"street,omitzero"`
-	// City or place. Protected health information.
-	City *string `json:"city,omitzero"`
-	// US state or territory, as its two-letter code or its name; elsewhere the province or region.
-	State *string `json:"state,omitzero"`
-	// ZIP, ZIP+4 or foreign postal code. Protected health information.
-	PostalCode *string `json:"postalCode,omitzero"`
-	// Country, as its ISO 3166-1 code or its name; absent means the United States.
-	Country *string `json:"country,omitzero"`
-	// The whole address in one text, where it is not known in parts. Protected health information.
-	Text *string `json:"text,omitzero"`
-}
-
 // Identifier: A number under which some other system knows the person.
 type Identifier struct {
 	// What kind of number it is, such as MR (medical record), SS (social security), DL (driver's licence), PPN (passport),

@@ -175,6 +175,60 @@ type Coverage struct {
 	Relationship *string `json:"relationship,omitzero"`
 }
 
+// ClaimRejectedV1 defines payment.claim.rejected 1.0.0: stable.
+var ClaimRejectedV1 = event.Define[ClaimRejected]("payment.claim.rejected", "1.0.0")
+
+// ClaimRejected is the payload of payment.claim.rejected 1.0.0. A payer refused a claim. Published by the payer service
+// and by imports from record systems.
+type ClaimRejected struct {
+	// Our identifier of the claim.
+	ClaimID string `json:"claimId"`
+	// The patient.
+	PatientID *string `json:"patientId,omitzero"`
+	// The prescription, for a pharmacy claim.
+	PrescriptionID *string `json:"prescriptionId,omitzero"`
+	// What kind of claim it is.
+	ClaimType ClaimType `json:"claimType,omitzero"`
+	// The pharmacy's prescription number.
+	RxNumber *string `json:"rxNumber,omitzero"`
+	// Fill number.
+	FillNumber *int64 `json:"fillNumber,omitzero"`
+	// Who was asked to pay.
+	Payer *Payer `json:"payer,omitzero"`
+	// BIN, PCN, group and member.
+	Coverage *Coverage `json:"coverage,omitzero"`
+	// Date of service; a reversal must repeat it. As precise as known: year, month, day or instant.
+	ServiceDate *string `json:"serviceDate,omitzero"`
+	// The pharmacy that claims; a reversal must repeat its number.
+	Pharmacy *Pharmacy `json:"pharmacy,omitzero"`
+	// Why, in words.
+	Reason *string `json:"reason,omitzero"`
+	// Why, as codes.
+	RejectCodes []RejectCode `json:"rejectCodes,omitzero"`
+	// Whether the same claim may be sent again after a correction.
+	Retryable *bool `json:"retryable,omitzero"`
+	// When it was adjudicated.
+	RejectedAt time.Time `json:"rejectedAt,omitzero"`
+	// What was charged.
+	SubmittedAmount *catalog.USD `json:"submittedAmount,omitzero"`
+	// Outcome of the adjudication, such as complete or partial.
+	Outcome *string `json:"outcome,omitzero"`
+	// What the payer tells the pharmacy.
+	Messages []string `json:"messages,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// RejectCode: Why a claim was rejected, as the payer codes it.
+type RejectCode struct {
+	// NCPDP reject code, such as 75 (prior authorization required) or 79 (refill too soon), or a code of another list.
+	Code *string `json:"code,omitzero"`
+	// The list the code is from; absent means NCPDP.
+	System *string `json:"system,omitzero"`
+	// What it means, in words.
+	Text *string `json:"text,omitzero"`
+}
+
 // ClaimSubmittedV1 defines payment.claim.submitted 1.0.0: stable.
 var ClaimSubmittedV1 = event.Define[ClaimSubmitted]("payment.claim.submitted", "1.0.0")
 
@@ -340,4 +394,42 @@ type RecordedPeriod struct {
 	Start *string `json:"start,omitzero"`
 	// Where the span ends. As precise as known: year, month, day or instant.
 	End *string `json:"end,omitzero"`
+}
+
+// ClaimVoidedV1 defines payment.claim.voided 1.0.0: stable.
+var ClaimVoidedV1 = event.Define[ClaimVoided]("payment.claim.voided", "1.0.0")
+
+// ClaimVoided is the payload of payment.claim.voided 1.0.0. A claim was reversed. A reversal repeats the keys of the
+// claim, and the payer may reject it. Published by the pharmacy service and by imports from record systems.
+type ClaimVoided struct {
+	// Our identifier of the claim.
+	ClaimID string `json:"claimId"`
+	// The patient.
+	PatientID *string `json:"patientId,omitzero"`
+	// The prescription, for a pharmacy claim.
+	PrescriptionID *string `json:"prescriptionId,omitzero"`
+	// What kind of claim it is.
+	ClaimType ClaimType `json:"claimType,omitzero"`
+	// The pharmacy's prescription number.
+	RxNumber *string `json:"rxNumber,omitzero"`
+	// Fill number.
+	FillNumber *int64 `json:"fillNumber,omitzero"`
+	// Who was asked to pay.
+	Payer *Payer `json:"payer,omitzero"`
+	// BIN, PCN, group and member.
+	Coverage *Coverage `json:"coverage,omitzero"`
+	// Date of service; a reversal must repeat it. As precise as known: year, month, day or instant.
+	ServiceDate *string `json:"serviceDate,omitzero"`
+	// The pharmacy that claims; a reversal must repeat its number.
+	Pharmacy *Pharmacy `json:"pharmacy,omitzero"`
+	// Why, such as cancelled, not-picked-up or compensation.
+	Reason *string `json:"reason,omitzero"`
+	// Who reversed it.
+	VoidedBy *Party `json:"voidedBy,omitzero"`
+	// When.
+	VoidedAt time.Time `json:"voidedAt,omitzero"`
+	// The payer's number of the reversal.
+	AuthorizationNumber *string `json:"authorizationNumber,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
 }

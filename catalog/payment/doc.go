@@ -3,5 +3,7 @@
 // Package payment has the events of the domain payment as Go types; package catalog tells how to read them.
 //
 //   - [ClaimApprovedV1]: payment.claim.approved 1.0.0
+//   - [ClaimRejectedV1]: payment.claim.rejected 1.0.0
 //   - [ClaimSubmittedV1]: payment.claim.submitted 1.0.0
+//   - [ClaimVoidedV1]: payment.claim.voided 1.0.0
 package payment

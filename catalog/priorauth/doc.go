@@ -2,6 +2,16 @@
 
 // Package priorauth has the events of the domain priorauth as Go types; package catalog tells how to read them.
 //
+//   - [AppealSubmittedV1]: priorauth.appeal.submitted 1.0.0
 //   - [DecisionMadeV1]: priorauth.decision.made 1.0.0
+//   - [DeterminationNotRequiredV1]: priorauth.determination.not-required 1.0.0
+//   - [RequestApprovedV1]: priorauth.request.approved 1.0.0
+//   - [RequestCancelledV1]: priorauth.request.cancelled 1.0.0
+//   - [RequestCreatedV1]: priorauth.request.created 1.0.0
 //   - [RequestSubmittedV1]: priorauth.request.submitted 1.0.0
+//   - [RequestUpdatedV1]: priorauth.request.updated 1.0.0
+//   - [StatusApprovedV1]: priorauth.status.approved 1.0.0
+//   - [StatusDeniedV1]: priorauth.status.denied 1.0.0
+//   - [StatusPendingV1]: priorauth.status.pending 1.0.0
+//   - [StatusUpdatedV1]: priorauth.status.updated 1.0.0
 package priorauth

@@ -3,10 +3,105 @@
 package priorauth
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/carebus/carebus/event"
 )
+
+// RequestApprovedV1 defines priorauth.request.approved 1.0.0: deprecated.
+//
+// Deprecated: use StatusApprovedV1.
+var RequestApprovedV1 = event.Define[RequestApproved]("priorauth.request.approved", "1.0.0")
+
+// RequestApproved is the payload of priorauth.request.approved 1.0.0. A naming example of early documents, with the
+// members of priorauth.status.approved. Published by no service.
+//
+// Deprecated: use StatusApproved.
+type RequestApproved struct {
+	// Our identifier of the prior authorization.
+	PriorAuthID string `json:"priorAuthId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// The prescription it is about.
+	PrescriptionID *string `json:"prescriptionId,omitzero"`
+	// What was authorized.
+	Medication *Medication `json:"medication,omitzero"`
+	// Where it stands.
+	Status PriorAuthStatus `json:"status"`
+	// From when to when it holds.
+	EffectivePeriod *Period `json:"effectivePeriod,omitzero"`
+	// Quantity allowed per fill.
+	ApprovedQuantity *float64 `json:"approvedQuantity,omitzero"`
+	// Refills allowed.
+	ApprovedRefills *int64 `json:"approvedRefills,omitzero"`
+	// Days of supply allowed per fill.
+	ApprovedDaysSupply *int64 `json:"approvedDaysSupply,omitzero"`
+	// Who decided.
+	Payer *Payer `json:"payer,omitzero"`
+	// When it was decided.
+	DecisionDate time.Time `json:"decisionDate,omitzero"`
+	// Who or what decided, such as AUTO-RULES or a reviewer's id.
+	DecisionBy *string `json:"decisionBy,omitzero"`
+	// The payer's number of the authorization; the claim repeats it.
+	AuthNumber *string `json:"authNumber,omitzero"`
+	// What the payer makes a condition.
+	Conditions []string `json:"conditions,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// RequestCancelledV1 defines priorauth.request.cancelled 1.0.0: stable.
+var RequestCancelledV1 = event.Define[RequestCancelled]("priorauth.request.cancelled", "1.0.0")
+
+// RequestCancelled is the payload of priorauth.request.cancelled 1.0.0. A request was withdrawn before a decision.
+// Published by the prior authorization service.
+type RequestCancelled struct {
+	// Our identifier of the prior authorization.
+	PriorAuthID string `json:"priorAuthId"`
+	// The patient it is for.
+	PatientID *string `json:"patientId,omitzero"`
+	// The prescription it is about.
+	PrescriptionID *string `json:"prescriptionId,omitzero"`
+	// Why.
+	Reason *string `json:"reason,omitzero"`
+	// Who withdrew it.
+	CancelledBy *Party `json:"cancelledBy,omitzero"`
+	// When.
+	CancelledAt time.Time `json:"cancelledAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
+// RequestCreatedV1 defines priorauth.request.created 1.0.0: stable.
+var RequestCreatedV1 = event.Define[RequestCreated]("priorauth.request.created", "1.0.0")
+
+// RequestCreated is the payload of priorauth.request.created 1.0.0. A request for prior authorization was drafted; it
+// is not at the payer yet. Published by the prior authorization service.
+type RequestCreated struct {
+	// Our identifier of the prior authorization.
+	PriorAuthID string `json:"priorAuthId"`
+	// The patient it is for.
+	PatientID string `json:"patientId"`
+	// The prescription it is about.
+	PrescriptionID string `json:"prescriptionId"`
+	// What is to be authorized.
+	Medication Medication `json:"medication"`
+	// Our identifier of the prescriber.
+	ProviderID *string `json:"providerId,omitzero"`
+	// Our identifier of the payer.
+	PayerID *string `json:"payerId,omitzero"`
+	// Where it stands: PENDING or DRAFT.
+	Status PriorAuthStatus `json:"status"`
+	// When it was drafted.
+	CreatedAt time.Time `json:"createdAt,omitzero"`
+	// How soon a decision is needed.
+	Urgency Urgency `json:"urgency,omitzero"`
+	// Who or what drafted it.
+	CreatedBy *string `json:"createdBy,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
 
 // RequestSubmittedV1 defines priorauth.request.submitted 1.0.0: stable.
 var RequestSubmittedV1 = event.Define[RequestSubmitted]("priorauth.request.submitted", "1.0.0")
@@ -144,25 +239,6 @@ type Coverage struct {
 	Relationship *string `json:"relationship,omitzero"`
 }
 
-// Urgency: How soon a decision is needed; decision clocks depend on it.
-type Urgency string
-
-// The values of Urgency that its schema lists.
-const (
-	UrgencyStandard  Urgency = "standard"
-	UrgencyExpedited Urgency = "expedited"
-)
-
-// Known reports whether v is a value that the schema lists. Newer producers may send others.
-func (v Urgency) Known() bool {
-	switch v {
-	case UrgencyStandard,
-		UrgencyExpedited:
-		return true
-	}
-	return false
-}
-
 // RequestSubmittedBenefit: Which benefit it falls under.
 type RequestSubmittedBenefit string
 
@@ -275,55 +351,29 @@ type Answer struct {
 	Answer *string `json:"answer,omitzero"`
 }
 
-// Attachment: A document that belongs to the request.
-type Attachment struct {
-	// Our identifier of the document.
-	ID *string `json:"id,omitzero"`
-	// What it is. Protected health information.
-	Title *string `json:"title,omitzero"`
-	// Media type.
-	ContentType *string `json:"contentType,omitzero"`
-	// Where it is kept; access is checked there.
-	URL *string `json:"url,omitzero"`
-	// Size in bytes.
-	Size *int64 `json:"size,omitzero"`
-}
+// RequestUpdatedV1 defines priorauth.request.updated 1.0.0: stable.
+var RequestUpdatedV1 = event.Define[RequestUpdated]("priorauth.request.updated", "1.0.0")
 
-// PriorAuthStatus: Where a prior authorization stands.
-type PriorAuthStatus string
-
-// The values of PriorAuthStatus that its schema lists.
-const (
-	PriorAuthStatusDraft             PriorAuthStatus = "DRAFT"
-	PriorAuthStatusPending           PriorAuthStatus = "PENDING"
-	PriorAuthStatusSubmitted         PriorAuthStatus = "SUBMITTED"
-	PriorAuthStatusPended            PriorAuthStatus = "PENDED"
-	PriorAuthStatusApproved          PriorAuthStatus = "APPROVED"
-	PriorAuthStatusPartiallyApproved PriorAuthStatus = "PARTIALLY_APPROVED"
-	PriorAuthStatusDenied            PriorAuthStatus = "DENIED"
-	PriorAuthStatusAppealed          PriorAuthStatus = "APPEALED"
-	PriorAuthStatusCancelled         PriorAuthStatus = "CANCELLED"
-	PriorAuthStatusExpired           PriorAuthStatus = "EXPIRED"
-	PriorAuthStatusNotRequired       PriorAuthStatus = "NOT_REQUIRED"
-	PriorAuthStatusClosed            PriorAuthStatus = "CLOSED"
-)
-
-// Known reports whether v is a value that the schema lists. Newer producers may send others.
-func (v PriorAuthStatus) Known() bool {
-	switch v {
-	case PriorAuthStatusDraft,
-		PriorAuthStatusPending,
-		PriorAuthStatusSubmitted,
-		PriorAuthStatusPended,
-		PriorAuthStatusApproved,
-		PriorAuthStatusPartiallyApproved,
-		PriorAuthStatusDenied,
-		PriorAuthStatusAppealed,
-		PriorAuthStatusCancelled,
-		PriorAuthStatusExpired,
-		PriorAuthStatusNotRequired,
-		PriorAuthStatusClosed:
-		return true
-	}
-	return false
+// RequestUpdated is the payload of priorauth.request.updated 1.0.0. A request at the payer was changed or completed.
+// Published by the prior authorization service.
+type RequestUpdated struct {
+	// Our identifier of the prior authorization.
+	PriorAuthID string `json:"priorAuthId"`
+	// The patient it is for.
+	PatientID *string `json:"patientId,omitzero"`
+	// The prescription it is about.
+	PrescriptionID *string `json:"prescriptionId,omitzero"`
+	// The members of the request that changed, with their new values, as in priorauth.request.submitted. Protected health
+	// information.
+	UpdatedFields json.RawMessage `json:"updatedFields"`
+	// Why.
+	Reason *string `json:"reason,omitzero"`
+	// Which question of the payer it answers.
+	Answers *string `json:"answers,omitzero"`
+	// Who or what changed it.
+	UpdatedBy *string `json:"updatedBy,omitzero"`
+	// When.
+	UpdatedAt time.Time `json:"updatedAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
 }

@@ -6,6 +6,51 @@ import (
 	"time"
 )
 
+// Urgency: How soon a decision is needed; decision clocks depend on it.
+type Urgency string
+
+// The values of Urgency that its schema lists.
+const (
+	UrgencyStandard  Urgency = "standard"
+	UrgencyExpedited Urgency = "expedited"
+)
+
+// Known reports whether v is a value that the schema lists. Newer producers may send others.
+func (v Urgency) Known() bool {
+	switch v {
+	case UrgencyStandard,
+		UrgencyExpedited:
+		return true
+	}
+	return false
+}
+
+// Attachment: A document that belongs to the request.
+type Attachment struct {
+	// Our identifier of the document.
+	ID *string `json:"id,omitzero"`
+	// What it is. Protected health information.
+	Title *string `json:"title,omitzero"`
+	// Media type.
+	ContentType *string `json:"contentType,omitzero"`
+	// Where it is kept; access is checked there.
+	URL *string `json:"url,omitzero"`
+	// Size in bytes.
+	Size *int64 `json:"size,omitzero"`
+}
+
+// Party: Who did or receives something: a person, a service or an organization.
+type Party struct {
+	// Our identifier of the party.
+	ID *string `json:"id,omitzero"`
+	// Name; it may be the patient's or a relative's. Protected health information.
+	Name *string `json:"name,omitzero"`
+	// In which role, such as prescriber, patient, guardian, pharmacist or payer.
+	Role *string `json:"role,omitzero"`
+	// What kind of party, such as practitioner, patient, related-person, organization, device or service.
+	Type *string `json:"type,omitzero"`
+}
+
 // Medication: A medication as prescribed or requested: what it is, how much, and how to take it.
 type Medication struct {
 	// The drug concept, RxNorm where known; the package comes with the fill.
@@ -36,6 +81,16 @@ type Codeable struct {
 	Code *string `json:"code,omitzero"`
 	// What the code means, in words.
 	Display *string `json:"display,omitzero"`
+}
+
+// Reason: A coded reason with its text.
+type Reason struct {
+	// Short stable code, such as STEP-THERAPY.
+	Code string `json:"code"`
+	// The reason in words; specific, as the law demands.
+	Text *string `json:"text,omitzero"`
+	// The code list as a URI.
+	System *string `json:"system,omitzero"`
 }
 
 // Period: A time span. An absent end is open.
@@ -86,6 +141,108 @@ func (v PayerLineOfBusiness) Known() bool {
 		PayerLineOfBusinessChip,
 		PayerLineOfBusinessSelfPay,
 		PayerLineOfBusinessOther:
+		return true
+	}
+	return false
+}
+
+// MissingItem: One thing the payer still needs.
+type MissingItem struct {
+	// Short name of what is missing.
+	Field string `json:"field"`
+	// The question in words.
+	Ask string `json:"ask"`
+	// Until when it must be there.
+	DueAt time.Time `json:"dueAt,omitzero"`
+	// What is missing as a code, LOINC document types where they fit.
+	Code *Codeable `json:"code,omitzero"`
+}
+
+// Appeal: How a denial can be appealed.
+type Appeal struct {
+	// Last instant to appeal.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// How to send the appeal.
+	Channel AppealChannel `json:"channel,omitzero"`
+	// Where to send it.
+	Address *string `json:"address,omitzero"`
+	// What the appeal must contain.
+	Instructions *string `json:"instructions,omitzero"`
+	// Whether an expedited appeal may be asked for.
+	ExpeditedAvailable *bool `json:"expeditedAvailable,omitzero"`
+}
+
+// AppealChannel: How to send the appeal.
+type AppealChannel string
+
+// The values of AppealChannel that its schema lists.
+const (
+	AppealChannelPortal     AppealChannel = "portal"
+	AppealChannelFax        AppealChannel = "fax"
+	AppealChannelMail       AppealChannel = "mail"
+	AppealChannelPhone      AppealChannel = "phone"
+	AppealChannelElectronic AppealChannel = "electronic"
+	AppealChannelOther      AppealChannel = "other"
+)
+
+// Known reports whether v is a value that the schema lists. Newer producers may send others.
+func (v AppealChannel) Known() bool {
+	switch v {
+	case AppealChannelPortal,
+		AppealChannelFax,
+		AppealChannelMail,
+		AppealChannelPhone,
+		AppealChannelElectronic,
+		AppealChannelOther:
+		return true
+	}
+	return false
+}
+
+// PeerToPeer: Whom the prescriber can talk to about the decision.
+type PeerToPeer struct {
+	// Name of the reviewer or the desk.
+	Name *string `json:"name,omitzero"`
+	// Telephone number.
+	PhoneNumber *string `json:"phoneNumber,omitzero"`
+	// Until when a call can change the decision.
+	AvailableUntil time.Time `json:"availableUntil,omitzero"`
+}
+
+// PriorAuthStatus: Where a prior authorization stands.
+type PriorAuthStatus string
+
+// The values of PriorAuthStatus that its schema lists.
+const (
+	PriorAuthStatusDraft             PriorAuthStatus = "DRAFT"
+	PriorAuthStatusPending           PriorAuthStatus = "PENDING"
+	PriorAuthStatusSubmitted         PriorAuthStatus = "SUBMITTED"
+	PriorAuthStatusPended            PriorAuthStatus = "PENDED"
+	PriorAuthStatusApproved          PriorAuthStatus = "APPROVED"
+	PriorAuthStatusPartiallyApproved PriorAuthStatus = "PARTIALLY_APPROVED"
+	PriorAuthStatusDenied            PriorAuthStatus = "DENIED"
+	PriorAuthStatusAppealed          PriorAuthStatus = "APPEALED"
+	PriorAuthStatusCancelled         PriorAuthStatus = "CANCELLED"
+	PriorAuthStatusExpired           PriorAuthStatus = "EXPIRED"
+	PriorAuthStatusNotRequired       PriorAuthStatus = "NOT_REQUIRED"
+	PriorAuthStatusClosed            PriorAuthStatus = "CLOSED"
+)
+
+// Known reports whether v is a value that the schema lists. Newer producers may send others.
+func (v PriorAuthStatus) Known() bool {
+	switch v {
+	case PriorAuthStatusDraft,
+		PriorAuthStatusPending,
+		PriorAuthStatusSubmitted,
+		PriorAuthStatusPended,
+		PriorAuthStatusApproved,
+		PriorAuthStatusPartiallyApproved,
+		PriorAuthStatusDenied,
+		PriorAuthStatusAppealed,
+		PriorAuthStatusCancelled,
+		PriorAuthStatusExpired,
+		PriorAuthStatusNotRequired,
+		PriorAuthStatusClosed:
 		return true
 	}
 	return false
