@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -92,6 +93,7 @@ type tailer struct {
 	w     io.Writer
 	match func(string) bool
 	seen  int64
+	after time.Time // with --correlation: what was recorded up to then has been seen
 }
 
 // run shows what is stored from a position on, and then what comes.
@@ -116,12 +118,12 @@ func (t *tailer) run(ctx context.Context, from position) error {
 		if err := t.p.Refresh(ctx); err != nil { // masks of types registered meanwhile
 			return err
 		}
-		for r, err := range store.All(ctx, next, t.match) {
+		for r, err := range t.records(ctx, next) {
 			if err != nil {
 				return err
 			}
 			next[r.Partition] = r.Offset + 1
-			if t.f.correlation != "" && r.CorrelationID != t.f.correlation || t.f.key != "" && r.PartitionKey != t.f.key {
+			if t.f.key != "" && r.PartitionKey != t.f.key {
 				continue
 			}
 			if err := t.print(r); err != nil {
@@ -139,6 +141,41 @@ func (t *tailer) run(ctx context.Context, from position) error {
 		}
 		if _, err := store.Wait(ctx, tick); err != nil {
 			return err
+		}
+	}
+}
+
+// records are the events from next on of the types wanted, in the order they were recorded; those of one flow come from
+// the store's index. The caller moves next past each.
+func (t *tailer) records(ctx context.Context, next []int64) iter.Seq2[eventstore.Record, error] {
+	store := t.p.Store()
+	if t.f.correlation == "" {
+		return store.All(ctx, next, t.match)
+	}
+	return func(yield func(eventstore.Record, error) bool) {
+		// A microsecond has one event per partition at most, so a page ends behind the microsecond that it began with.
+		page := store.Partitions() + 1000
+		after := t.after
+		for {
+			records, err := store.Correlation(ctx, t.f.correlation, after, page)
+			if err != nil {
+				yield(eventstore.Record{}, err)
+				return
+			}
+			for _, r := range records {
+				if r.Offset >= next[r.Partition] && t.match(r.Type) && !yield(r, nil) {
+					return
+				}
+			}
+			if len(records) == 0 {
+				return
+			}
+			last := records[len(records)-1].RecordedAt
+			if len(records) < page {
+				t.after = last.Add(-time.Minute) // clocks of processes differ a little
+				return
+			}
+			after = last.Add(-time.Microsecond)
 		}
 	}
 }
