@@ -151,6 +151,8 @@ func (s *fastScanner) object(n *fastNode, depth int) bool {
 		if m := n.members[string(name)]; m != nil {
 			node = m.node
 			seen |= m.bit
+		} else if !utf8.Valid(name) {
+			return false // a reader that mends the text may find a declared name
 		}
 		if node == nil || !s.value(node, depth+1) {
 			return false
@@ -246,10 +248,33 @@ func (s *fastScanner) skipString() bool {
 			s.at++
 			return true
 		case c == '\\':
-			s.at++
+			if !s.escape() {
+				return false
+			}
 		case c < ' ':
 			return false
 		}
+	}
+	return false
+}
+
+// escape moves from a backslash to the last character of its escape.
+func (s *fastScanner) escape() bool {
+	s.at++
+	if s.at == len(s.text) {
+		return false
+	}
+	switch s.text[s.at] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return true
+	case 'u':
+		for range 4 {
+			s.at++
+			if s.at == len(s.text) || !hexDigit(s.text[s.at]) {
+				return false
+			}
+		}
+		return true
 	}
 	return false
 }
@@ -278,11 +303,14 @@ func (s *fastScanner) number(n *fastNode) bool {
 		if s.at < len(s.text) && (s.text[s.at] == '+' || s.text[s.at] == '-') {
 			s.at++
 		}
-		if s.digits() == 0 {
+		if n := s.digits(); n == 0 || n > 3 { // beyond maxPayloadExponent, perhaps
 			return false
 		}
 	}
 	text := s.text[begin:s.at]
+	if len(text) > maxNumberText {
+		return false
+	}
 	if n.types != 0 {
 		// 1.0 and 1e2 are integers to JSON Schema; where only those will do, the library shall look.
 		if integer && n.types&(typeInteger|typeFraction) == 0 || !integer && n.types&typeFraction == 0 {

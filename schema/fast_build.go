@@ -30,25 +30,26 @@ func (b *fastBuilder) node(v any) *fastNode {
 		}
 		return unsure
 	}
+	if ref, is := onlyRef(s); is {
+		return b.ref(ref)
+	}
 	n := newFast()
 	b.fill(n, s)
 	return n
 }
 
+// onlyRef returns what s refers to, when it says nothing else. What stands beside other keywords is the library's.
+func onlyRef(s map[string]any) (string, bool) {
+	ref, ok := s["$ref"].(string)
+	for name := range s {
+		ok = ok && (name == "$ref" || annotation(name))
+	}
+	return ref, ok
+}
+
 // fill sets n to what s says. Keywords that it does not know make it unsure.
 func (b *fastBuilder) fill(n *fastNode, s map[string]any) {
 	n.additional = anyValue
-	if ref, ok := s["$ref"].(string); ok {
-		for name := range s {
-			if name != "$ref" && !annotation(name) {
-				n.unsure = true
-				return
-			}
-		}
-		// The node of the definition may still be under way: it is led to, not copied.
-		*n = *b.ref(ref)
-		return
-	}
 	required := map[string]bool{}
 	for name, value := range s {
 		if !b.keyword(n, name, value, required) {
@@ -81,11 +82,21 @@ func (b *fastBuilder) ref(ref string) *fastNode {
 	if n := b.named[name]; n != nil {
 		return n
 	}
+	s, ok := b.defs[name].(map[string]any)
+	if ref, is := onlyRef(s); is || !ok {
+		b.named[name] = unsure // should it lead to itself
+		n := unsure
+		if is {
+			n = b.ref(ref)
+		} else if b.defs[name] == true {
+			n = anyValue
+		}
+		b.named[name] = n
+		return n
+	}
 	n := newFast()
-	n.unsure = true // while it is under way: a definition that holds itself is the library's
-	b.named[name] = n
-	done := b.node(b.defs[name])
-	*n = *done
+	b.named[name] = n // filled below: a definition may hold values of its own kind
+	b.fill(n, s)
 	return n
 }
 
@@ -229,9 +240,10 @@ func fastCount(value any) (int, bool) {
 	return n, err == nil && n >= 0
 }
 
-// fastBound takes bounds of up to 15 digits: they are exact, or ordered as their text is against numbers as short.
+// fastBound takes bounds of up to 15 digits and no exponent: they are exact, or ordered as their text is against numbers
+// as short. An exponent could make a bound of another value than 0 read as 0.
 func fastBound(value any) (*float64, bool) {
 	number, _ := value.(json.Number)
 	v, err := strconv.ParseFloat(string(number), 64)
-	return &v, err == nil && len(number) <= 15
+	return &v, err == nil && len(number) <= 15 && !strings.ContainsAny(string(number), "eE")
 }

@@ -120,7 +120,7 @@ func ndc(b []byte) bool {
 	return false
 }
 
-// usd takes a decimal text with at most two places; an exponent only where it leaves whole dollars.
+// usd takes a decimal text with at most two places; an exponent only beside whole dollars, which it leaves whole.
 func usd(b []byte) bool {
 	text := string(b)
 	mantissa, exponent, scientific := strings.Cut(strings.ToLower(text), "e")
@@ -129,7 +129,8 @@ func usd(b []byte) bool {
 		return false
 	}
 	if scientific {
-		return places == "" && (exponent == "0" || exponent == "1" || exponent == "2" || exponent == "+1" || exponent == "+2")
+		exponent = strings.TrimPrefix(exponent, "+")
+		return places == "" && len(exponent) <= 2 && digits([]byte(exponent))
 	}
 	return len(places) <= 2
 }
@@ -187,7 +188,7 @@ func uuid(b []byte) bool {
 				return false
 			}
 		default:
-			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
+			if !hexDigit(c) {
 				return false
 			}
 		}
@@ -212,4 +213,8 @@ func plainURI(b []byte) bool {
 		}
 	}
 	return b[i+3] != '/'
+}
+
+func hexDigit(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }

@@ -32,8 +32,10 @@ func compileDoc(doc []byte) (*compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.readers.full(); err != nil {
-		return nil, &event.InvalidError{Findings: []event.Finding{notASchema(err)}}
+	for _, f := range []*form{&c.readers, &c.writers} {
+		if _, err := f.full(); err != nil {
+			return nil, &event.InvalidError{Findings: []event.Finding{notASchema()}}
+		}
 	}
 	return c, nil
 }
@@ -85,11 +87,14 @@ func (f *form) check(payload []byte) []event.Finding {
 	if err != nil {
 		return []event.Finding{unreadable()}
 	}
+	if found := f.large(value); len(found) > 0 {
+		return found
+	}
 	full, err := f.full()
 	if err != nil {
 		return []event.Finding{{Rule: "schema", Message: "the schema is broken", Remedy: "register a new version of it"}}
 	}
-	return f.findings(full.Validate(value))
+	return f.findings(full.Validate(value), value)
 }
 
 func unreadable() event.Finding {

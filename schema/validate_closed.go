@@ -103,7 +103,8 @@ func (c *closer) parts(s map[string]any) (out []map[string]any) {
 	return out
 }
 
-// declares says whether s, or a part of it, names members.
+// declares says whether s, or a part of it, names members. Its own $ref does not count: alone, the definition is closed
+// where it stands.
 func (c *closer) declares(s map[string]any, depth int) bool {
 	if s["properties"] != nil || s["patternProperties"] != nil {
 		return true
@@ -112,16 +113,21 @@ func (c *closer) declares(s map[string]any, depth int) bool {
 		return false
 	}
 	for _, part := range c.parts(s) {
-		if c.declares(part, depth+1) {
+		if c.declares(part, depth+1) || c.refDeclares(part, depth+1) {
 			return true
-		}
-		if ref, ok := part["$ref"].(string); ok {
-			if def, ok := c.defs[unescapeToken(strings.TrimPrefix(ref, defsPrefix))].(map[string]any); ok && c.declares(def, depth+1) {
-				return true
-			}
 		}
 	}
 	return false
+}
+
+// refDeclares says whether what s refers to names members, there or where it refers to in turn.
+func (c *closer) refDeclares(s map[string]any, depth int) bool {
+	ref, ok := s["$ref"].(string)
+	if !ok || depth > maxSchemaDepth {
+		return false
+	}
+	def, ok := c.defs[unescapeToken(strings.TrimPrefix(ref, defsPrefix))].(map[string]any)
+	return ok && (c.declares(def, depth+1) || c.refDeclares(def, depth+1))
 }
 
 // refAsBranch leads a reference to the copy of its definition whose top level stays open.

@@ -3,9 +3,14 @@ package schema
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/carebus/carebus/event"
 )
@@ -43,7 +48,7 @@ const (
 // one document load another, close objects by itself, or mean different things in different places.
 func checkProfile(doc []byte) []event.Finding {
 	if err := strict(doc); err != nil {
-		return []event.Finding{{Rule: "schema.json", Message: "the document is no strict JSON text (no duplicate members, valid UTF-8)", Remedy: "send one JSON object"}}
+		return []event.Finding{{Pointer: syntaxPointer(err), Rule: "schema.json", Message: "the document is no strict JSON text (no duplicate members, valid UTF-8)", Remedy: "send one JSON object"}}
 	}
 	tree, err := parseDoc(doc)
 	if err != nil {
@@ -51,8 +56,94 @@ func checkProfile(doc []byte) []event.Finding {
 	}
 	p := &profile{root: tree}
 	p.schema(tree, "", 0)
-	slices.SortFunc(p.findings, func(a, b event.Finding) int { return strings.Compare(a.Pointer, b.Pointer) })
+	p.cycles()
+	largeNumbers(tree, nil, func(location []string) {
+		at := ""
+		for _, token := range location {
+			at += "/" + pointerToken(token)
+		}
+		p.refuse(at, "number", fmt.Sprintf("the number has more than %d characters, or an exponent beyond %d", maxNumberText, maxPayloadExponent), "write a number that fits a float64")
+	})
+	p.meta()
+	slices.SortStableFunc(p.findings, func(a, b event.Finding) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return p.findings
+}
+
+// syntaxPointer is the place where a text stops being strict JSON.
+func syntaxPointer(err error) string {
+	var at *jsontext.SyntacticError
+	if errors.As(err, &at) {
+		return string(at.JSONPointer)
+	}
+	return ""
+}
+
+const dialect = "https://json-schema.org/draft/2020-12/schema"
+
+var metaSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
+	compiler := jsonschema.NewCompiler()
+	compiler.UseLoader(jsonschema.SchemeURLLoader{}) // the library brings it along
+	return compiler.Compile(dialect)
+})
+
+// meta adds what the meta-schema refuses, where nothing is said about the place yet.
+func (p *profile) meta() {
+	schema, err := metaSchema()
+	if err != nil {
+		p.refuse("", "meta", "the meta-schema cannot be compiled", "report this")
+		return
+	}
+	var verdict *jsonschema.ValidationError
+	if !errors.As(schema.Validate(p.root), &verdict) {
+		return
+	}
+	c := newCollector(nil, p.root)
+	c.collect(verdict)
+	for _, f := range c.finish() {
+		if !slices.ContainsFunc(p.findings, func(other event.Finding) bool { return other.Pointer == f.Pointer }) {
+			p.refuse(f.Pointer, "meta", f.Message, f.Remedy)
+		}
+	}
+}
+
+// cycles refuses definitions that are made of themselves: they say nothing about any value. A definition whose members
+// or items are of its own kind is fine.
+func (p *profile) cycles() {
+	defs, _ := p.root["$defs"].(map[string]any)
+	c := &closer{}
+	const under, done = 1, 2
+	state := map[string]int{}
+	var visit func(s map[string]any) bool
+	visit = func(s map[string]any) bool {
+		parts := c.parts(s)
+		if not, ok := s["not"].(map[string]any); ok {
+			parts = append(parts, not)
+		}
+		for _, part := range parts {
+			if visit(part) {
+				return true
+			}
+		}
+		ref, _ := s["$ref"].(string)
+		name := unescapeToken(strings.TrimPrefix(ref, defsPrefix))
+		def, ok := defs[name].(map[string]any)
+		if !ok || state[name] == done {
+			return false
+		}
+		if state[name] == under {
+			return true
+		}
+		state[name] = under
+		cyclic := visit(def)
+		state[name] = done
+		if cyclic {
+			p.refuse("/$defs/"+pointerToken(name), "cycle", "the definition is made of itself", "let a member or an item be of its kind, not the whole")
+		}
+		return false
+	}
+	for _, name := range slices.Sorted(maps.Keys(defs)) {
+		visit(map[string]any{"$ref": defsPrefix + pointerToken(name)})
+	}
 }
 
 type profile struct {
@@ -87,6 +178,10 @@ func (p *profile) schema(v any, at string, depth int) {
 		case name == "additionalProperties" && value == false:
 			p.refuse(here, "closed", "closing is the platform's business: publishing closes every declared object, reading opens it", "leave it out")
 			continue
+		case name == "$schema" && value != dialect:
+			p.refuse(here, "dialect", "the document is not of JSON Schema 2020-12", "write "+dialect+", or leave it out")
+		case (name == "$schema" || name == "$id") && depth > 0:
+			p.refuse(here, "dialect", name+" belongs to the whole document", "leave it out")
 		case name == "$ref":
 			p.ref(value, here)
 		case name == "format":
@@ -105,6 +200,9 @@ func (p *profile) schema(v any, at string, depth int) {
 		case held == holdsNamed:
 			named, _ := value.(map[string]any)
 			for key, sub := range named {
+				if name == "$defs" && strings.HasSuffix(key, branchSuffix) {
+					p.refuse(here+"/"+pointerToken(key), "keyword", "names that end with "+branchSuffix+" are the platform's", "choose another name")
+				}
 				if name == "patternProperties" {
 					p.pattern(key, here+"/"+pointerToken(key))
 				}
@@ -149,8 +247,8 @@ func unescapeToken(token string) string {
 	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
 }
 
-// notASchema says what the meta-schema refused, without quoting the document.
-func notASchema(err error) event.Finding {
-	return event.Finding{Pointer: metaPointer(err), Rule: "schema.meta",
-		Message: "this is not as JSON Schema 2020-12 wants it", Remedy: "compare the keyword's value with the specification: its type, its bounds"}
+// notASchema is for what the library refuses and nothing here has found.
+func notASchema() event.Finding {
+	return event.Finding{Rule: "schema.meta",
+		Message: "this is not as JSON Schema 2020-12 wants it", Remedy: "compare keywords and values with the specification: their types, their bounds"}
 }

@@ -331,7 +331,7 @@ func TestProfileRefusals(t *testing.T) {
 		`{"type":"object","properties":{"a":{"type":"strin"}}}`:                    "/properties/a/type",
 		`{"type":"object","phi":true}`:                                             "/phi",
 		`{"type":"object","$dynamicRef":"#x"}`:                                     "/$dynamicRef",
-		`{"type":"object","type":"object"}`:                                        "",
+		`{"type":"object","type":"object"}`:                                        "/type",
 		`[]`:                                                                       "",
 		`{`:                                                                        "",
 	} {
