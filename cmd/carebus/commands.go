@@ -7,6 +7,7 @@ func (a *app) commands() []*cobra.Command {
 		newBenchCommand(a),
 		newCatalogCommand(a),
 		newDLQCommand(a),
+		newDemoCommand(a),
 		newEventCommand(a),
 		newFlowCommand(a),
 		newGroupCommand(a),
