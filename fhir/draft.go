@@ -36,6 +36,11 @@ func (o obj) set(name string, v any) obj {
 	return o
 }
 
+// emit drafts an event of the version of the catalog that this package writes.
 func (m *mapping) emit(typ string, p obj, entity string, at moment) {
-	m.add(event.Define[obj](typ, "1.0.0").New("fhir-import", p), entity, at)
+	version := "1.0.0"
+	if typ == "medication.prescription.filled" {
+		version = "2.0.0"
+	}
+	m.add(event.Define[obj](typ, version).New("fhir-import", p), entity, at)
 }

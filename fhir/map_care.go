@@ -1,5 +1,7 @@
 package fhir
 
+import "strings"
+
 // member is one member of a care team.
 type member struct {
 	id, name, role string
@@ -73,7 +75,7 @@ func (m *mapping) careTeam(added, removed []member, at moment) {
 	if !ok {
 		return
 	}
-	p := obj{"patientId": patient, "careTeamId": m.doc.id}.
+	p := obj{"patientId": patient, "teamId": m.doc.id, "source": "fhir"}.
 		set("added", memberPayloads(added)).set("removed", memberPayloads(removed)).
 		set("members", memberPayloads(m.members(m.top.list("participant")))).
 		set("name", m.top.text("name")).set("status", m.top.text("status"))
@@ -155,9 +157,34 @@ func (m *mapping) activities() []obj {
 		if text == "" {
 			continue
 		}
-		out = append(out, obj{"description": text}.set("status", d.text("status")).set("type", d.text("kind")).set("frequency", d.text("scheduledString")))
+		out = append(out, obj{"description": text}.set("status", d.text("status")).set("type", activityType(d.text("kind"))).set("frequency", d.text("scheduledString")))
 	}
 	return out
+}
+
+// activityType is what kind of activity a kind of request means.
+func activityType(kind string) string {
+	switch kind {
+	case "":
+		return ""
+	case "Appointment":
+		return "appointment"
+	case "CommunicationRequest":
+		return "communication"
+	case "DeviceRequest":
+		return "device"
+	case "MedicationRequest":
+		return "medication"
+	case "NutritionOrder":
+		return "nutrition"
+	case "Task":
+		return "task"
+	case "ServiceRequest":
+		return "service"
+	case "VisionPrescription":
+		return "vision"
+	}
+	return "other"
 }
 
 func (m *mapping) planTeam() []obj {
@@ -221,7 +248,7 @@ func (m *mapping) taskAssigned(at moment) {
 		text = m.top.get("code").label()
 	}
 	m.emit("care.task.assigned", m.task().set("description", text).set("assignee", obj{}.set("id", owner.id).set("name", owner.name)).
-		set("dueDate", m.top.get("restriction").get("period").moment("end").instant()).set("priority", m.top.text("priority")), m.doc.id, at)
+		set("dueAt", m.top.get("restriction").get("period").moment("end").instant()).set("priority", oneOf(m.top.text("priority"), "", priorities...)), m.doc.id, at)
 }
 
 func (m *mapping) taskCompleted() {
@@ -264,5 +291,20 @@ func mapCommunication(m *mapping) {
 	}
 	at := m.top.moment("sent")
 	m.emit("care.communication.sent", obj{"communicationId": m.doc.id, "patientId": patient, "sentAt": m.when(at).UTC().Format(instantLayout)}.
-		set("message", message).set("channel", m.top.first("medium").label()).set("recipients", recipients), patient, at)
+		set("message", message).set("channel", channel(m.top.first("medium"))).set("recipients", recipients), patient, at)
+}
+
+// channel is the medium of a message in the words of the events.
+func channel(medium node) string {
+	if !medium.exists() {
+		return ""
+	}
+	words := map[string]string{
+		"WRITTEN": "written", "VERBAL": "in-person", "FACE": "in-person", "PHONE": "phone", "VIDEOCONF": "video", "FAXWRIT": "fax",
+		"EMAILWRIT": "email", "MAILWRIT": "mail", "ELECTRONIC": "portal", "DICTATE": "voice",
+	}
+	if w := words[strings.ToUpper(medium.code())]; w != "" {
+		return w
+	}
+	return oneOf(strings.ToLower(medium.label()), "other", "sms", "email", "phone", "voice", "fax", "mail", "portal", "push", "video", "in-person", "written")
 }

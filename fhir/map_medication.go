@@ -21,16 +21,29 @@ func mapMedicationRequest(m *mapping) {
 	authored := m.top.moment("authoredOn")
 	drug := m.medication(m.top)
 	dispense := m.top.get("dispenseRequest")
-	p := obj{"prescriptionId": m.doc.id, "patientId": patient}.
-		set("medicationCode", drug.code).set("medicationName", drug.name).
-		set("prescriber", m.prescriber(m.top.reference("requester"))).
-		set("directions", directions(m.top.list("dosageInstruction"))).
-		set("quantity", dispense.get("quantity").number("value"))
+	quantity := dispense.get("quantity")
+	what := drug.payload().set("directions", directions(m.top.list("dosageInstruction"))).
+		set("quantity", amount(quantity.number("value"))).set("quantityUnit", quantity.text("unit")).
+		set("daysSupply", whole(dispense.get("expectedSupplyDuration").number("value")))
+	if what["name"] == nil {
+		what["name"] = "not stated"
+	}
+	p := obj{"prescriptionId": m.doc.id, "patientId": patient, "medication": what, "source": "fhir"}.
+		set("prescriber", m.prescriber(m.top.reference("requester"))).set("authoredOn", authored.instant()).
+		set("refills", whole(dispense.number("numberOfRepeatsAllowed"))).
+		set("status", oneOf(status, "unknown", requestStatuses...)).
+		set("priority", oneOf(m.top.text("priority"), "", priorities...)).
+		set("conditions", m.conditions(m.top.list("reasonReference"))).set("encounterId", m.encounter().id)
 	m.emit("medication.prescription.created", p, m.doc.id, authored)
 	if status == "cancelled" || status == "entered-in-error" {
 		m.cancelled(patient, status, authored)
 	}
 }
+
+// requestStatuses are FHIR's for a MedicationRequest; a prescription knows them all.
+var requestStatuses = []string{"active", "on-hold", "cancelled", "completed", "entered-in-error", "stopped", "unknown"}
+
+var priorities = []string{"routine", "urgent", "asap", "stat"}
 
 func (m *mapping) cancelled(patient, status string, authored moment) {
 	at := firstOf(m.top.get("meta").moment("lastUpdated"), authored)
@@ -52,14 +65,14 @@ func changeMedicationRequest(m, before *mapping) {
 	case is == "cancelled" || is == "entered-in-error":
 		m.cancelled(patient, is, m.top.moment("authoredOn"))
 	default:
-		m.emit("medication.prescription.status-changed", obj{"prescriptionId": m.doc.id, "patientId": patient, "status": is, "previousStatus": was},
+		m.emit("medication.prescription.status-changed", obj{"prescriptionId": m.doc.id, "patientId": patient, "status": oneOf(is, "unknown", requestStatuses...), "previousStatus": oneOf(was, "unknown", requestStatuses...)},
 			m.doc.id, m.top.get("meta").moment("lastUpdated"))
 	}
 }
 
 func (m *mapping) prescriber(r reference) obj {
 	p := m.provider(r)
-	return obj{}.set("id", p.id).set("npi", p.npi).set("name", p.name)
+	return obj{}.set("id", p.id).set("npi", npiOf(p.npi)).set("name", p.name)
 }
 
 // mapMedicationDispense: a completed dispense is a fill, when it says when.
@@ -88,10 +101,41 @@ func mapMedicationDispense(m *mapping) {
 		return
 	}
 	drug := m.medication(m.top)
-	m.emit("medication.prescription.filled", obj{"prescriptionId": prescription.id, "patientId": patient, "fillId": m.doc.id, "filledAt": at.instant()}.
-		set("medicationName", drug.name).set("medicationCode", drug.code).
-		set("quantity", m.top.get("quantity").number("value")).set("daysSupply", m.top.get("daysSupply").number("value")),
-		prescription.id, at)
+	quantity := m.top.get("quantity")
+	what := drug.payload().set("quantity", amount(quantity.number("value"))).set("quantityUnit", quantity.text("unit")).
+		set("daysSupply", whole(m.top.get("daysSupply").number("value"))).set("directions", directions(m.top.list("dosageInstruction")))
+	m.emit("medication.prescription.filled", obj{
+		"prescriptionId": prescription.id, "patientId": patient, "fillId": m.doc.id, "filledAt": at.instant(), "source": "fhir",
+		"medication": what, "pharmacy": m.pharmacy(), "prescriber": m.prescriberOf(prescription),
+	}, prescription.id, at)
+}
+
+// pharmacy is who dispensed, and where.
+func (m *mapping) pharmacy() obj {
+	t := m.provider(m.top.first("performer").reference("actor"))
+	if t.kind != "Organization" {
+		if l := m.top.reference("location"); l.exists() {
+			t = m.follow(l, "Location")
+		}
+	}
+	p := obj{}.set("id", t.id).set("name", t.name).set("npi", npiOf(t.npi))
+	if t.sum != nil {
+		p.set("ncpdpId", ncpdpOf(t.sum.NCPDP))
+	}
+	return p
+}
+
+// prescriberOf is who asked for what was dispensed.
+func (m *mapping) prescriberOf(prescription target) obj {
+	if prescription.sum != nil {
+		for _, onward := range prescription.sum.Refs {
+			if onward.Use == "requester" {
+				p := m.followIn(onward.reference(), onward.Scope, "Practitioner", "Organization")
+				return obj{}.set("id", p.id).set("npi", npiOf(p.npi)).set("name", p.name)
+			}
+		}
+	}
+	return obj{}
 }
 
 // interactionCodes are the kinds of issue (HL7 ActCode) in which medications concern each other.
@@ -117,7 +161,7 @@ func mapDetectedIssue(m *mapping) {
 			continue
 		}
 		if d := m.implicated(r); d.name != "" || d.code != "" {
-			drugs = append(drugs, obj{}.set("code", d.code).set("name", d.name))
+			drugs = append(drugs, d.payload())
 		}
 	}
 	if len(drugs) < 2 {
@@ -129,8 +173,10 @@ func mapDetectedIssue(m *mapping) {
 		return
 	}
 	at := firstOf(m.top.moment("identifiedDateTime"), m.top.get("identifiedPeriod").moment("start"))
-	m.emit("medication.interaction.detected", obj{"patientId": patient, "interactionId": m.doc.id, "type": kind, "medications": drugs}.
-		set("severity", m.top.text("severity")).set("description", m.top.text("detail")), patient, at)
+	m.emit("medication.interaction.detected", obj{
+		"patientId": patient, "interactionId": m.doc.id, "interactionType": kind, "medications": drugs, "source": "fhir",
+		"severity": oneOf(m.top.text("severity"), "unknown", "high", "moderate", "low"),
+	}.set("description", m.top.text("detail")).set("detectedAt", at.instant()).set("status", m.top.text("status")), patient, at)
 }
 
 // mapMedicationStatement: what the patient is said to take.
@@ -145,7 +191,13 @@ func mapMedicationStatement(m *mapping) {
 	period := m.top.get("effectivePeriod")
 	at := firstOf(m.top.moment("dateAsserted"), m.top.moment("effectiveDateTime"), period.moment("start"))
 	drug := m.medication(m.top)
-	m.emit("medication.adherence.reported", obj{"patientId": patient}.
-		set("medicationCode", drug.code).set("medicationName", drug.name).set("status", m.top.text("status")).
+	// FHIR R4 states what is taken, not how well: only "not-taken" speaks of adherence.
+	taken := m.top.text("status")
+	adherence := "unknown"
+	if taken == "not-taken" {
+		adherence = "non-adherent"
+	}
+	m.emit("medication.adherence.reported", obj{"patientId": patient, "reportId": m.doc.id, "source": "fhir", "status": adherence}.
+		set("medication", drug.payload()).set("recordStatus", taken).set("reportedAt", m.top.moment("dateAsserted").instant()).
 		set("period", obj{}.set("start", period.moment("start").instant()).set("end", period.moment("end").instant())), patient, at)
 }

@@ -2,6 +2,7 @@ package fhir
 
 import (
 	"slices"
+	"strings"
 )
 
 // person is a patient as the events tell it.
@@ -19,7 +20,7 @@ func readPerson(top node) person {
 	p := person{
 		first: n.first("given").string(), last: n.text("family"),
 		birth: top.moment("birthDate").date(), gender: top.text("gender"),
-		phone: top.telecom("phone"), email: top.telecom("email"), died: top.moment("deceasedDateTime"),
+		phone: top.telecom("phone"), email: emailOf(top.telecom("email")), died: top.moment("deceasedDateTime"),
 	}
 	if p.first == "" && p.last == "" {
 		p.last = n.text("text")
@@ -74,7 +75,7 @@ func addressOf(a node) obj {
 func mapPatient(m *mapping) {
 	p := readPerson(m.top)
 	m.emit("patient.record.created", obj{"patientId": m.doc.id, "createdBy": "fhir-import", "source": "fhir"}.
-		set("firstName", p.first).set("lastName", p.last).set("dateOfBirth", p.birth).set("gender", p.gender).
+		set("firstName", p.first).set("lastName", p.last).set("dateOfBirth", p.birth).set("gender", gender(p.gender)).
 		set("address", p.address()).set("phoneNumber", p.phone).set("email", p.email).set("identifiers", p.identifiers),
 		m.doc.id, m.recordStart())
 	if p.deceased {
@@ -113,16 +114,16 @@ func changePatient(m, before *mapping) {
 	if !at.exists() {
 		at = m.recordStart()
 	}
-	demo := obj{}
+	demo := obj{"patientId": m.doc.id}
 	for _, f := range []struct{ name, was, is string }{
-		{"firstName", was.first, is.first}, {"lastName", was.last, is.last}, {"dateOfBirth", was.birth, is.birth}, {"gender", was.gender, is.gender},
+		{"firstName", was.first, is.first}, {"lastName", was.last, is.last}, {"dateOfBirth", was.birth, is.birth}, {"gender", gender(was.gender), gender(is.gender)},
 	} {
 		if f.was != f.is && f.is != "" {
 			demo[f.name] = f.is
 		}
 	}
-	if len(demo) > 0 {
-		m.emit("patient.demographics.changed", obj{"patientId": m.doc.id, "changes": demo}, m.doc.id, at)
+	if len(demo) > 1 {
+		m.emit("patient.demographics.changed", demo, m.doc.id, at)
 	}
 	if was.street != is.street || was.city != is.city || was.state != is.state || was.postal != is.postal {
 		m.emit("patient.address.changed", obj{"patientId": m.doc.id, "address": is.address()}, m.doc.id, at)
@@ -158,7 +159,7 @@ func mapCoverage(m *mapping) {
 	}
 	m.emit("patient.enrolled", obj{"patientId": patient, "enrollmentId": m.doc.id}.
 		set("program", obj{"name": name}.set("id", sum.PlanID)).set("payer", m.payor(m.top)).
-		set("memberId", sum.MemberID).set("enrollmentDate", start.date()).set("endDate", period.moment("end").date()),
+		set("coverage", obj{}.set("memberId", sum.MemberID)).set("status", m.top.text("status")).set("enrollmentDate", start.date()).set("endDate", period.moment("end").date()),
 		patient, start)
 }
 
@@ -181,8 +182,29 @@ func mapConsent(m *mapping) {
 		m.emit("patient.consent.revoked", obj{"patientId": patient, "consentId": m.doc.id, "reason": status}, patient, at)
 		return
 	}
-	m.emit("patient.consent.provided", obj{"patientId": patient, "consentId": m.doc.id}.
-		set("scope", m.top.get("scope").code()).set("decision", provision.text("type")).
-		set("effectiveDate", provision.get("period").moment("start").date()).set("expirationDate", provision.get("period").moment("end").date()),
+	scope := m.top.get("scope").code()
+	if scope == "" {
+		scope = "unspecified"
+	}
+	m.emit("patient.consent.provided", obj{"patientId": patient, "consentId": m.doc.id, "scope": scope, "source": "fhir"}.
+		set("decision", oneOf(provision.text("type"), "", "permit", "deny")).set("status", m.top.text("status")).
+		set("providedAt", at.instant()).
+		set("effectiveAt", provision.get("period").moment("start").instant()).set("expiresAt", provision.get("period").moment("end").instant()),
 		patient, at)
+}
+
+// gender is FHIR's administrative gender; other words are unknown to the events.
+func gender(v string) string {
+	if v == "" {
+		return ""
+	}
+	return oneOf(v, "unknown", "female", "male", "other")
+}
+
+// emailOf drops what cannot be an address.
+func emailOf(v string) string {
+	if name, host, ok := strings.Cut(v, "@"); !ok || name == "" || host == "" || strings.ContainsAny(v, " \t\r\n") || strings.Contains(host, "@") {
+		return ""
+	}
+	return v
 }

@@ -76,15 +76,19 @@ func mapClaim(m *mapping) {
 		return
 	}
 	provider := m.provider(m.top.reference("provider"))
-	p := obj{"claimId": m.doc.id, "patientId": patient, "submittedAt": m.when(created).UTC().Format(instantLayout)}.
-		set("claimType", m.top.get("type").code()).
-		set("provider", obj{}.set("id", provider.id).set("npi", provider.npi).set("name", provider.name)).
-		set("payer", m.payer())
-	if r := m.top.reference("prescription"); r.exists() {
-		p.set("prescriptionId", m.follow(r, "MedicationRequest").id)
+	prescription := m.follow(m.top.reference("prescription"), "MedicationRequest")
+	other := "professional"
+	if prescription.exists() {
+		other = "pharmacy"
 	}
+	p := obj{
+		"claimId": m.doc.id, "patientId": patient, "submittedAt": m.when(created).UTC().Format(instantLayout), "source": "fhir",
+		"claimType": oneOf(m.top.get("type").code(), other, "pharmacy", "institutional", "professional", "oral", "vision"),
+	}.
+		set("provider", obj{}.set("id", provider.id).set("name", provider.name)).
+		set("payer", m.payer()).set("prescriptionId", prescription.id).set("status", status)
 	if total, ok := m.top.get("total").usd(); ok {
-		p.set("totalAmount", total)
+		p.set("total", total)
 	}
 	m.emit("payment.claim.submitted", p, m.doc.id, created)
 	if status == "cancelled" {
@@ -194,7 +198,10 @@ func (m *mapping) adjudicated(patient, claim string) {
 	}
 	p["approvedAt"] = m.when(created).UTC().Format(instantLayout)
 	if paid, ok := m.paid(); ok {
-		p.set("paidAmount", paid)
+		p.set("insurancePay", paid)
+	}
+	if charged, ok := m.total("submitted"); ok {
+		p.set("submittedAmount", charged)
 	}
 	m.emit("payment.claim.approved", p, claim, created)
 }
@@ -252,7 +259,7 @@ func (m *mapping) priorAuthDecision(patient string) {
 		number = m.top.text("preAuthRef")
 	}
 	p := obj{"priorAuthId": id, "patientId": patient, "decision": decision, "decidedAt": m.when(created).UTC().Format(instantLayout)}.
-		set("authNumber", number).set("payer", m.payer()).set("reasonCode", review.reason)
+		set("authNumber", number).set("payer", m.payer()).set("reasons", review.reasons())
 	m.emit("priorauth.decision.made", p, id, created)
 }
 
@@ -286,6 +293,13 @@ func (m *mapping) reviews() reviews {
 		}
 	}
 	return r
+}
+
+func (r reviews) reasons() []obj {
+	if r.reason == "" {
+		return nil
+	}
+	return []obj{{"code": r.reason}}
 }
 
 // decision is empty when no item has an action. An unknown action is for a person to look at: pended.

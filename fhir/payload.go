@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,6 +38,67 @@ type medication struct {
 	code, system, display string // what was prescribed: RxNorm when there is, else the first code
 	name                  string
 	ndc, rxnorm           string
+}
+
+// payload is a drug as events tell it.
+func (d medication) payload() obj {
+	return obj{}.set("code", coding{d.system, d.code, d.display}.payload()).set("name", d.name).set("ndc", ndcOf(d.ndc))
+}
+
+func (c coding) payload() obj {
+	return obj{}.set("system", c.System).set("code", c.Code).set("display", c.Display)
+}
+
+// oneOf is v when it is one of the words that events know, else instead.
+func oneOf(v, instead string, known ...string) string {
+	if slices.Contains(known, v) {
+		return v
+	}
+	return instead
+}
+
+// npiOf drops what is no NPI: test populations number their practitioners with one to five digits.
+func npiOf(v string) string {
+	if len(v) == 10 && strings.Trim(v, "0123456789") == "" {
+		return v
+	}
+	return ""
+}
+
+// ncpdpOf drops what is no NCPDP provider id.
+func ncpdpOf(v string) string {
+	if len(v) == 7 && strings.Trim(v, "0123456789") == "" {
+		return v
+	}
+	return ""
+}
+
+var ndcForm = regexp.MustCompile(`^([0-9]{11,12}|[0-9]{4}-[0-9]{4}-[0-9]{2}|[0-9]{5}-[0-9]{3}-[0-9]{2}|[0-9]{5}-[0-9]{4}-[0-9]{1,2}|[0-9]{6}-[0-9]{4}-[0-9]{2})$`)
+
+func ndcOf(v string) string {
+	if ndcForm.MatchString(v) {
+		return v
+	}
+	return ""
+}
+
+// amount drops negative quantities, and whole what is not written as a whole number: a member of that kind cannot say it.
+func amount(v json.Number) json.Number {
+	if strings.HasPrefix(string(v), "-") {
+		return ""
+	}
+	return v
+}
+
+func whole(v json.Number) json.Number {
+	text := string(v)
+	if i := strings.IndexByte(text, '.'); i >= 0 && strings.Trim(text[i+1:], "0") == "" {
+		text = text[:i]
+	}
+	if text == "" || strings.Trim(text, "0123456789") != "" || len(text) > 9 {
+		return ""
+	}
+	return json.Number(text)
 }
 
 // medication reads medication[x]: in place, contained, or a Medication resource.
