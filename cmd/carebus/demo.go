@@ -229,7 +229,7 @@ func prescribe(ctx context.Context, p *carebus.Platform, people *demoPopulation,
 				return err
 			}
 		}
-		if time.Since(begin) >= f.length {
+		if since >= f.length {
 			return nil
 		}
 		select {

@@ -12,6 +12,7 @@ import (
 	"github.com/carebus/carebus/catalog"
 	"github.com/carebus/carebus/catalog/care"
 	"github.com/carebus/carebus/catalog/medication"
+	"github.com/carebus/carebus/catalog/patient"
 	"github.com/carebus/carebus/catalog/payment"
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
@@ -20,12 +21,13 @@ import (
 // The demo is a choreography: five services that know events and not each other.
 //
 //	provider-system    medication.prescription.created
-//	prior-auth         priorauth.request.submitted       where the plan wants to be asked first
+//	prior-auth         priorauth.request.submitted, or priorauth.determination.not-required
 //	payer              priorauth.decision.made
-//	pharmacy           payment.claim.submitted           at once, or when the plan has agreed
+//	prior-auth         priorauth.status.approved or .denied
+//	pharmacy           payment.claim.submitted           when the plan has agreed or need not be asked
 //	payer              payment.claim.approved
-//	pharmacy           medication.prescription.filled
-//	patient-portal     care.communication.sent           the medication is ready, or the plan refused
+//	pharmacy           medication.prescription.filled, medication.prescription.ready-for-pickup
+//	patient-portal     patient.notification.sent         it is ready, or it was refused
 //	care-coordination  care.task.assigned                talk to the patient about another therapy
 //
 // Every event of a flow has the patient as its key, so that each service sees a patient's events in order.
@@ -87,11 +89,12 @@ func (d *demoServices) join(p *carebus.Platform) error {
 	// A demo that is run often parks a few keys each time. That is no flood.
 	calm := bus.FloodLimit(100 * maxPoisoned)
 	return errors.Join(
-		p.Handle("prior-auth", bus.Version(version), calm, once(medication.PrescriptionCreatedV1, d.requestPriorAuth)),
+		p.Handle("prior-auth", bus.Version(version), calm, once(medication.PrescriptionCreatedV1, d.requestPriorAuth), once(priorauth.DecisionMadeV1, d.conclude)),
 		p.Handle("payer", once(priorauth.RequestSubmittedV1, d.decide), once(payment.ClaimSubmittedV1, d.adjudicate)),
-		p.Handle("pharmacy", once(medication.PrescriptionCreatedV1, d.order), once(priorauth.DecisionMadeV1, d.authorized), once(payment.ClaimApprovedV1, d.fill)),
-		p.Handle("patient-portal", once(priorauth.DecisionMadeV1, d.tellDecision), once(medication.PrescriptionFilledV2, d.tellFill)),
-		p.Handle("care-coordination", once(priorauth.DecisionMadeV1, d.follow)),
+		p.Handle("pharmacy", once(medication.PrescriptionCreatedV1, d.order), once(priorauth.DeterminationNotRequiredV1, d.unasked),
+			once(priorauth.StatusApprovedV1, d.authorized), once(payment.ClaimApprovedV1, d.fill)),
+		p.Handle("patient-portal", once(priorauth.StatusDeniedV1, d.tellDenied), once(medication.PrescriptionReadyForPickupV1, d.tellReady)),
+		p.Handle("care-coordination", once(priorauth.StatusDeniedV1, d.follow)),
 	)
 }
 
@@ -101,8 +104,14 @@ var errUnknownPlan = errors.New("the plan code is not in the plan table; add the
 func (d *demoServices) requestPriorAuth(_ context.Context, _ bus.Tx, e event.Of[medication.PrescriptionCreated]) ([]event.Event, error) {
 	rx := e.Payload
 	drug, known := demoDrugByCode(rx.Medication.Code)
-	if e.Source != demoSource || !known || drug.covered == "" || rx.Payer == nil || rx.Payer.PlanID == nil {
+	if e.Source != demoSource || !known || rx.Payer == nil || rx.Payer.PlanID == nil {
 		return nil, nil
+	}
+	if drug.covered == "" {
+		return []event.Event{priorauth.DeterminationNotRequiredV1.New("priorauth-service", priorauth.DeterminationNotRequired{
+			PriorAuthID: "PA-" + rx.PrescriptionID, PrescriptionID: rx.PrescriptionID, PatientID: &rx.PatientID,
+			Reason: new("The plan pays for this medication without asking."), DeterminedAt: now(),
+		})}, nil
 	}
 	if !slices.Contains(demoPlans, *rx.Payer.PlanID) && !(d.mended && *rx.Payer.PlanID == demoNewPlan) {
 		return nil, bus.Fatal(errUnknownPlan)
@@ -143,7 +152,25 @@ func (d *demoServices) decide(_ context.Context, _ bus.Tx, e event.Of[priorauth.
 	return []event.Event{priorauth.DecisionMadeV1.New("payer-service", decision)}, nil
 }
 
-// order puts a prescription on the pharmacy's list, and claims it at once where nobody has to be asked.
+// conclude says what the payer's answer means for the request.
+func (d *demoServices) conclude(_ context.Context, _ bus.Tx, e event.Of[priorauth.DecisionMade]) ([]event.Event, error) {
+	answer := e.Payload
+	switch {
+	case e.Source != "payer-service":
+		return nil, nil
+	case answer.Decision == priorauth.DecisionApproved:
+		return []event.Event{priorauth.StatusApprovedV1.New("priorauth-service", priorauth.StatusApproved{
+			PriorAuthID: answer.PriorAuthID, PatientID: answer.PatientID, PrescriptionID: answer.PrescriptionID, Payer: answer.Payer,
+			Status: priorauth.PriorAuthStatusApproved, AuthNumber: answer.AuthNumber, DecisionDate: answer.DecidedAt, DecisionBy: answer.DecidedBy,
+		})}, nil
+	}
+	return []event.Event{priorauth.StatusDeniedV1.New("priorauth-service", priorauth.StatusDenied{
+		PriorAuthID: answer.PriorAuthID, PatientID: answer.PatientID, PrescriptionID: answer.PrescriptionID, Payer: answer.Payer,
+		Status: priorauth.PriorAuthStatusDenied, Reasons: answer.Reasons, Appeal: answer.Appeal, DecisionDate: answer.DecidedAt, DecisionBy: answer.DecidedBy,
+	})}, nil
+}
+
+// order puts a prescription on the pharmacy's list.
 func (d *demoServices) order(_ context.Context, tx bus.Tx, e event.Of[medication.PrescriptionCreated]) ([]event.Event, error) {
 	rx := e.Payload
 	drug, known := demoDrugByCode(rx.Medication.Code)
@@ -155,14 +182,18 @@ func (d *demoServices) order(_ context.Context, tx bus.Tx, e event.Of[medication
 		prescriber = *rx.Prescriber.ID
 	}
 	_, err := tx.Exec(`INSERT INTO demo_orders (prescription_id, run, rxnorm, prescriber, claims, fills) VALUES ($1, $2, $3, $4, 0, 0)`, rx.PrescriptionID, d.run, drug.rxnorm, prescriber)
-	if err != nil || drug.covered != "" {
-		return nil, err
-	}
-	return d.claim(tx, rx.PrescriptionID, rx.PatientID, nil)
+	return nil, err
 }
 
-func (d *demoServices) authorized(_ context.Context, tx bus.Tx, e event.Of[priorauth.DecisionMade]) ([]event.Event, error) {
-	if e.Source != "payer-service" || e.Payload.Decision != priorauth.DecisionApproved || e.Payload.PrescriptionID == nil {
+func (d *demoServices) unasked(_ context.Context, tx bus.Tx, e event.Of[priorauth.DeterminationNotRequired]) ([]event.Event, error) {
+	if e.Source != "priorauth-service" || e.Payload.PatientID == nil {
+		return nil, nil
+	}
+	return d.claim(tx, e.Payload.PrescriptionID, *e.Payload.PatientID, nil)
+}
+
+func (d *demoServices) authorized(_ context.Context, tx bus.Tx, e event.Of[priorauth.StatusApproved]) ([]event.Event, error) {
+	if e.Source != "priorauth-service" || e.Payload.PrescriptionID == nil {
 		return nil, nil
 	}
 	return d.claim(tx, *e.Payload.PrescriptionID, e.Payload.PatientID, e.Payload.AuthNumber)
@@ -224,31 +255,30 @@ func (d *demoServices) fill(_ context.Context, tx bus.Tx, e event.Of[payment.Cla
 		Pharmacy:   medication.Pharmacy{ID: new("PHARM123"), Name: new("Community Pharmacy")},
 		Prescriber: medication.Prescriber{ID: &prescriber}, Cost: &medication.Cost{PatientPay: claim.PatientPay, InsurancePay: claim.InsurancePay, TotalCost: claim.SubmittedAmount},
 		ClaimID: &claim.ClaimID,
+	}), medication.PrescriptionReadyForPickupV1.New("pharmacy-service", medication.PrescriptionReadyForPickup{
+		PrescriptionID: *claim.PrescriptionID, PatientID: claim.PatientID, FillID: new("F-" + *claim.PrescriptionID), ReadyAt: now(), PatientPay: claim.PatientPay,
 	})}, nil
 }
 
-func (d *demoServices) tellDecision(_ context.Context, _ bus.Tx, e event.Of[priorauth.DecisionMade]) ([]event.Event, error) {
-	if e.Source != "payer-service" || e.Payload.Decision != priorauth.DecisionDenied {
-		return nil, nil
-	}
-	return notify(e.Payload.PatientID, "Your plan has not agreed to your new medication", "Your care team will talk to you about what to do now."), nil
+func (d *demoServices) tellDenied(_ context.Context, _ bus.Tx, e event.Of[priorauth.StatusDenied]) ([]event.Event, error) {
+	return notify(e.Source == "priorauth-service", "prior-authorization-denied", e.Payload.PatientID, e.Payload.PrescriptionID), nil
 }
 
-func (d *demoServices) tellFill(_ context.Context, _ bus.Tx, e event.Of[medication.PrescriptionFilled]) ([]event.Event, error) {
-	if e.Source != "pharmacy-service" {
-		return nil, nil
-	}
-	return notify(e.Payload.PatientID, "Your medication is ready", "You can pick it up at the pharmacy that you chose."), nil
+func (d *demoServices) tellReady(_ context.Context, _ bus.Tx, e event.Of[medication.PrescriptionReadyForPickup]) ([]event.Event, error) {
+	return notify(e.Source == "pharmacy-service", "prescription-ready", e.Payload.PatientID, &e.Payload.PrescriptionID), nil
 }
 
-func notify(patientID, subject, message string) []event.Event {
-	return []event.Event{care.CommunicationSentV1.New("patient-portal", care.CommunicationSent{
-		PatientID: patientID, Channel: care.ChannelPortal, Subject: &subject, Message: &message, SentAt: now(), Status: new("completed"),
+func notify(ours bool, topic, patientID string, prescriptionID *string) []event.Event {
+	if !ours || prescriptionID == nil {
+		return nil
+	}
+	return []event.Event{patient.NotificationSentV1.New("patient-portal", patient.NotificationSent{
+		PatientID: patientID, NotificationID: topic + "-" + *prescriptionID, Topic: topic, Channel: patient.NotificationChannelSMS, PrescriptionID: prescriptionID, SentAt: now(),
 	})}
 }
 
-func (d *demoServices) follow(_ context.Context, _ bus.Tx, e event.Of[priorauth.DecisionMade]) ([]event.Event, error) {
-	if e.Source != "payer-service" || e.Payload.Decision != priorauth.DecisionDenied {
+func (d *demoServices) follow(_ context.Context, _ bus.Tx, e event.Of[priorauth.StatusDenied]) ([]event.Event, error) {
+	if e.Source != "priorauth-service" {
 		return nil, nil
 	}
 	return []event.Event{care.TaskAssignedV1.New("care-coordination-service", care.TaskAssigned{

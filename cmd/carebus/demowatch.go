@@ -114,11 +114,11 @@ func (d *demoWatch) count(r eventstore.Record) {
 	switch r.Type {
 	case "medication.prescription.created":
 		d.begun++
-	case "medication.prescription.filled", "care.task.assigned":
+	case "medication.prescription.filled", "priorauth.status.denied":
 		switch {
 		case !mine:
 			d.earlier++
-		case r.Type == "care.task.assigned":
+		case r.Type == "priorauth.status.denied":
 			d.denied++
 		default:
 			d.filled++
