@@ -219,7 +219,7 @@ func prescribe(ctx context.Context, p *carebus.Platform, people *demoPopulation,
 	defer tick.Stop()
 	for {
 		since := min(time.Since(begin), f.length)
-		due := int(since.Seconds()*f.rate) - people.written
+		due := int(since.Seconds()*f.rate+1e-6) - people.written
 		batch := []event.Event{}
 		for range min(due, 1000) {
 			batch = append(batch, people.prescribe(time.Now()))
