@@ -17,8 +17,12 @@ import (
 	"github.com/carebus/carebus/event"
 )
 
-// maxFindings bounds how many findings one payload or document collects.
-const maxFindings = 50
+// maxFindings bounds how many findings one payload or document collects, maxFaults how many of the library's are looked
+// at for that: a megabyte can hold hundreds of thousands, and finding their places takes seconds.
+const (
+	maxFindings = 50
+	maxFaults   = 1000
+)
 
 // findings turns the library's verdict into ours. The library's own texts quote values, which may be protected: they are
 // never used. What a finding says comes from the schema, and from names of members that the schema declares.
@@ -39,6 +43,9 @@ func (f *form) findings(err error, value any) []event.Finding {
 func (f *form) large(value any) []event.Finding {
 	c := newCollector(f, value)
 	largeNumbers(value, nil, func(location []string) {
+		if !c.take(1) {
+			return
+		}
 		at, _ := c.place(location)
 		c.add(at, "number", fmt.Sprintf("the number has more than %d characters, or an exponent beyond %d", maxNumberText, maxPayloadExponent), "send a number that fits a float64")
 	})
@@ -61,8 +68,8 @@ func (c *collector) finish() []event.Finding {
 		a, b := c.out[i], c.out[j]
 		return a.Pointer < b.Pointer || a.Pointer == b.Pointer && a.Rule < b.Rule
 	})
-	if more := len(c.out) - maxFindings; more > 0 {
-		c.out = append(c.out[:maxFindings], event.Finding{Rule: "schema", Message: fmt.Sprintf("and %d more", more), Remedy: "mend these first"})
+	if more := c.passed + max(0, len(c.out)-maxFindings); more > 0 {
+		c.out = append(c.out[:min(len(c.out), maxFindings)], event.Finding{Rule: "schema", Message: fmt.Sprintf("and %d more", more), Remedy: "mend these first"})
 	}
 	return c.out
 }
@@ -73,7 +80,19 @@ type collector struct {
 	out      []event.Finding
 	deferred []event.Finding // only said when nothing else is wrong with the object: an alternative that failed for
 	// another reason leaves its members undeclared
-	seen map[[2]string]bool
+	seen   map[[2]string]bool
+	taken  int // faults looked at
+	passed int // faults beyond maxFaults
+}
+
+// take says whether n more faults are to be looked at.
+func (c *collector) take(n int) bool {
+	if c.taken+n > maxFaults {
+		c.passed += n
+		return false
+	}
+	c.taken += n
+	return true
 }
 
 func (c *collector) add(pointer, rule, message, remedy string) {
@@ -84,6 +103,20 @@ func (c *collector) add(pointer, rule, message, remedy string) {
 }
 
 func (c *collector) collect(e *jsonschema.ValidationError) {
+	switch e.ErrorKind.(type) {
+	case *kind.Schema, *kind.Group, *kind.Reference, *kind.AllOf:
+		// The library walks objects in random order; what is passed over shall not be left to chance.
+		slices.SortStableFunc(e.Causes, func(a, b *jsonschema.ValidationError) int {
+			return slices.Compare(a.InstanceLocation, b.InstanceLocation)
+		})
+		for _, cause := range e.Causes {
+			c.collect(cause)
+		}
+		return
+	}
+	if !c.take(1) {
+		return
+	}
 	at, schemas := c.place(e.InstanceLocation)
 	switch k := e.ErrorKind.(type) {
 	case *kind.Required:
@@ -91,8 +124,12 @@ func (c *collector) collect(e *jsonschema.ValidationError) {
 			c.add(at+"/"+pointerToken(m), "required", "the member is missing", "send it")
 		}
 	case *kind.AdditionalProperties:
+		c.taken-- // each of the members counts, not their sum
+		slices.Sort(k.Properties)
 		for _, m := range k.Properties {
-			c.unknown(at, m, schemas)
+			if c.take(1) {
+				c.unknown(at, m, schemas)
+			}
 		}
 	case *kind.FalseSchema:
 		c.forbidden(at, e.InstanceLocation)
@@ -157,12 +194,6 @@ func (c *collector) collect(e *jsonschema.ValidationError) {
 			c.alternatives(at, "oneOf", "the value fits none of the alternatives of the schema", e)
 		}
 	default:
-		if len(e.Causes) > 0 {
-			for _, cause := range e.Causes {
-				c.collect(cause)
-			}
-			return
-		}
 		rule := "schema"
 		if path := e.ErrorKind.KeywordPath(); len(path) > 0 {
 			rule = path[len(path)-1]

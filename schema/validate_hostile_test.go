@@ -2,6 +2,7 @@ package schema
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -146,5 +147,39 @@ func TestAllRefusalsTogether(t *testing.T) {
 	want := "/$defs/A(branch) /$defs/Loop /$schema /additionalProperties /phi /properties/a/type /properties/b/format /properties/b/minLength /properties/c/minimum /properties/d/$id /properties/e/items"
 	if got := strings.Join(pointers, " "); got != want {
 		t.Errorf("findings at\n%s, want\n%s", got, want)
+	}
+}
+
+// TestManyFaults: the report of a payload that is wrong everywhere is short, the same every time, and says how many more.
+func TestManyFaults(t *testing.T) {
+	c := mustCompile(t, `{"type":"object","properties":{"id":{"type":"string"},"list":{"type":"array","items":{"$ref":"#/$defs/N"}},
+		"map":{"type":"object","additionalProperties":{"$ref":"#/$defs/N"}}},"allOf":[{"$ref":"#/$defs/N"}],
+		"$defs":{"N":{"type":"object","properties":{"name":{"type":"string"}}}}}`)
+	const n = 3 * maxFaults
+	members := func(value string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"m%06d":%s`, i, value)
+		}
+		return "{" + b.String()[1:] + "}"
+	}
+	for name, test := range map[string]struct {
+		payload, first, last string
+		count                int
+	}{
+		"unknown members": {members("1"), "/m000000", "and 2950 more", maxFindings + 1},
+		"items":           {`{"list":[` + strings.Repeat("1,", n-1) + `1]}`, "/list/0", "and 2950 more", maxFindings + 1},
+		"unknown in list": {`{"list":[` + strings.Repeat(`{"w":1},`, n-1) + `{"w":1}]}`, "/list/0/w", "and 2950 more", maxFindings + 1},
+		"keys of a map":   {`{"map":` + members("1") + `}`, "/map/*", "and 2000 more", 2},
+	} {
+		found := c.closed([]byte(test.payload))
+		if len(found) != test.count || found[0].Pointer != test.first || found[len(found)-1].Message != test.last {
+			t.Errorf("%s: %d findings, from %v to %v", name, len(found), found[0], found[len(found)-1])
+		}
+		for range 3 {
+			if again := c.closed([]byte(test.payload)); !slices.Equal(found, again) {
+				t.Errorf("%s: another report the next time", name)
+			}
+		}
 	}
 }
