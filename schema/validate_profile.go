@@ -125,9 +125,10 @@ func (p *profile) cycles() {
 			}
 		}
 		ref, _ := s["$ref"].(string)
-		name := unescapeToken(strings.TrimPrefix(ref, defsPrefix))
+		name, local := strings.CutPrefix(ref, defsPrefix)
+		name = unescapeToken(name)
 		def, ok := defs[name].(map[string]any)
-		if !ok || state[name] == done {
+		if !local || !ok || state[name] == done {
 			return false
 		}
 		if state[name] == under {
