@@ -180,6 +180,9 @@ func (a *app) openExisting(ctx context.Context, cmd *cobra.Command, o *carebus.O
 	}
 	path := strings.TrimPrefix(name, "sqlite:")
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if demo, err := xdg.SearchDataFile(demoFile); err == nil && a.store == "" {
+			return nil, notFoundf("no store at %s; the demo's is --store 'sqlite:%s'", filepath.Clean(path), demo)
+		}
 		return nil, notFoundf("no store at %s; run carebus demo or carebus import first, or name another with --store", filepath.Clean(path))
 	}
 	return a.open(ctx, cmd, o)

@@ -21,6 +21,9 @@ import (
 	"github.com/carebus/carebus/eventstore"
 )
 
+// demoFile is the demo's own store, in the user's data directory.
+const demoFile = "carebus/carebus-demo.db"
+
 type demoFlags struct {
 	patients int
 	rate     float64
@@ -93,7 +96,7 @@ adds another population. With --mended the prior authorization service knows the
 
 func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if a.store == "" {
-		path, err := xdg.DataFile("carebus/carebus-demo.db")
+		path, err := xdg.DataFile(demoFile)
 		if err != nil {
 			return fmt.Errorf("no place for the store in the user's data directory: %w; name one with --store", err)
 		}

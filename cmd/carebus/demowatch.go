@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/term"
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/eventstore"
@@ -22,18 +25,19 @@ type demoWatch struct {
 	next     []int64
 
 	types                 map[string]int64
-	begun, filled, denied int64  // prescriptions of this run
-	earlier               int64  // prescriptions of earlier runs that were filled or denied only now
-	shown                 string // correlation of a flow that was asked, approved and filled
-	asked                 string
-	last                  []string // lines of the newest events
-	drawn                 int      // lines of the block on the terminal
-	told                  int64    // events when the last line was written
+	begun, filled, denied int64           // prescriptions of this run
+	earlier               int64           // prescriptions of earlier runs that were filled or denied only now
+	shown                 string          // correlation of a flow that was asked for, approved and filled
+	asked                 map[string]bool // correlations of flows that were asked for, until one is to be shown
+	first                 string          // correlation of the first flow
+	last                  []string        // lines of the newest events
+	drawn                 int             // lines of the block on the terminal
+	told                  int64           // events when the last line was written
 }
 
 func newDemoWatch(ctx context.Context, p *carebus.Platform, w io.Writer, prefix string) (*demoWatch, error) {
 	heads, err := p.Store().Heads(ctx)
-	return &demoWatch{p: p, w: w, prefix: prefix, terminal: isTerminal(w), begin: time.Now(), next: heads, types: map[string]int64{}}, err
+	return &demoWatch{p: p, w: w, prefix: prefix, terminal: isTerminal(w), begin: time.Now(), next: heads, types: map[string]int64{}, asked: map[string]bool{}}, err
 }
 
 // run shows until ctx ends.
@@ -82,10 +86,26 @@ func (d *demoWatch) look(ctx context.Context, since time.Duration) error {
 	}
 	lines := append(append([]string{head, ""}, rows...), "")
 	lines = append(lines, d.last...)
+	for i := range lines { // a line that wraps would spoil the count of lines to go up again
+		lines[i] = clip(lines[i], d.w)
+	}
 	d.clear()
 	d.drawn = len(lines)
 	_, err = fmt.Fprintln(d.w, strings.Join(lines, "\n"))
 	return err
+}
+
+// clip cuts a line to the width of the terminal.
+func clip(line string, w io.Writer) string {
+	f, ok := w.(*os.File)
+	if !ok {
+		return line
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if runes := []rune(line); err == nil && width > 0 && len(runes) >= width {
+		return string(runes[:width-1])
+	}
+	return line
 }
 
 // clear takes the block from the terminal.
@@ -113,7 +133,9 @@ func (d *demoWatch) count(r eventstore.Record) {
 	mine := strings.HasPrefix(r.PartitionKey, d.prefix)
 	switch r.Type {
 	case "medication.prescription.created":
-		d.begun++
+		if d.begun++; d.first == "" {
+			d.first = r.CorrelationID
+		}
 	case "medication.prescription.filled", "priorauth.status.denied":
 		switch {
 		case !mine:
@@ -123,22 +145,22 @@ func (d *demoWatch) count(r eventstore.Record) {
 		default:
 			d.filled++
 		}
-		if mine && r.CorrelationID == d.asked {
-			d.shown = r.CorrelationID
+		if r.Type == "medication.prescription.filled" && d.shown == "" && d.asked[r.CorrelationID] {
+			d.shown, d.asked = r.CorrelationID, nil
 		}
 	case "priorauth.request.submitted":
-		if d.shown == "" {
-			d.asked = r.CorrelationID
+		if mine && d.shown == "" {
+			d.asked[r.CorrelationID] = true
 		}
 	}
-	d.last = append(d.last, fmt.Sprintf("  %s  %-34s %-26s %s", r.RecordedAt.UTC().Format("15:04:05.000"), r.Type, r.Source, r.PartitionKey))
+	d.last = append(d.last, fmt.Sprintf("  %s  %-41s %-26s %s", r.RecordedAt.UTC().Format("15:04:05.000"), r.Type, r.Source, r.PartitionKey))
 	d.last = d.last[max(0, len(d.last)-6):]
 }
 
 // show is the correlation of a flow worth looking at.
 func (d *demoWatch) show() string {
 	if d.shown == "" {
-		return d.asked
+		return d.first
 	}
 	return d.shown
 }

@@ -120,6 +120,7 @@ type importer struct {
 
 func (a *app) importFHIR(ctx context.Context, cmd *cobra.Command, p *carebus.Platform, paths []string, dryRun bool) error {
 	reading, storing := newProgress(cmd.ErrOrStderr(), "reading"), newProgress(cmd.ErrOrStderr(), "importing")
+	reading.unit, storing.unit = "resources", "resources"
 	im := &importer{p: p, dryRun: dryRun, events: map[string]eventCounts{}, moved: map[string]int64{}}
 	account, err := fhir.New(&fhir.Options{
 		Stdin: a.stdin, MaxProblems: maxImportProblems,

@@ -133,6 +133,7 @@ const jobLook = 200 * time.Millisecond
 // waitForJob returns when the job has ended, whoever does it.
 func waitForJob(ctx context.Context, cmd *cobra.Command, b *bus.Bus, j bus.Job) (bus.Job, error) {
 	bar := newProgress(cmd.ErrOrStderr(), "redriving")
+	bar.unit = "keys"
 	defer bar.end()
 	ticker := time.NewTicker(jobLook)
 	defer ticker.Stop()

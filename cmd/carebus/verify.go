@@ -57,6 +57,7 @@ func (a *app) printFaults(w io.Writer, faults []eventstore.Fault) error {
 type progress struct {
 	w    io.Writer
 	what string
+	unit string // what is counted
 	bar  *progressbar.ProgressBar
 }
 
@@ -64,7 +65,7 @@ func newProgress(w io.Writer, what string) *progress {
 	if !isTerminal(w) {
 		w = nil
 	}
-	return &progress{w: w, what: what}
+	return &progress{w: w, what: what, unit: "events"}
 }
 
 // set shows how much of how much is done; a total of -1 is not known.
@@ -74,7 +75,7 @@ func (p *progress) set(done, total int64) {
 	}
 	if p.bar == nil {
 		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(p.what),
-			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("events"),
+			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(p.unit),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
 	_ = p.bar.Set64(done)
