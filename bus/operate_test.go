@@ -361,3 +361,37 @@ func TestMatches(t *testing.T) {
 		}
 	}
 }
+
+// TestLongDrainGoesOn: a key with more waiting events than fit into one slice of work is drained to its end, although
+// the group's heart beats, and its rows are read again, all the time.
+func TestLongDrainGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	var mended atomic.Bool
+	b := newBus(t, s, &bus.Options{Lease: 30 * time.Millisecond})
+	if err := b.Handle("g", bus.On(thingDoneV1, func(_ context.Context, _ bus.Tx, e event.Of[numbered]) error {
+		if !mended.Load() {
+			return bus.Fatal(errors.New("bug"))
+		}
+		time.Sleep(200 * time.Microsecond) // together they are many slices of work
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	const total = 2000
+	events := make([]event.Event, total)
+	for i := range events {
+		events[i] = numberedEvent("a", i+1)
+	}
+	publish(t, s, events...)
+	start(t, b)
+	idle(t, b)
+	mended.Store(true)
+	if _, err := b.Redrive(t.Context(), bus.Redrive{Act: bus.Act{Reason: "mended"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, s, func() bool {
+		l, err := b.DeadLetters(t.Context(), bus.Filter{}, 1)
+		return err == nil && len(l) == 0
+	})
+}

@@ -41,6 +41,11 @@ func (w *worker) loadParked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for key, k := range parked {
+		if old := w.parked[key]; old != nil {
+			k.draining = old.draining
+		}
+	}
 	w.parked = parked
 	w.schedule()
 	return nil
