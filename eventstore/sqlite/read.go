@@ -132,7 +132,7 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 		// rows are read, so that no row below it can appear later.
 		head, upTo, err := d.head(ctx, q.Partition)
 		if err != nil {
-			return b, mapError(err)
+			return b, d.readError(err)
 		}
 		window = min(to, head, q.From+max(filteredWindow, int64(q.Limit)))
 		if window <= q.From {
@@ -141,7 +141,7 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 		if q.Match != nil {
 			ids, all, err := d.names.matching(ctx, q.Match, upTo)
 			if err != nil {
-				return b, mapError(err)
+				return b, d.readError(err)
 			}
 			switch {
 			case len(ids) == 0:
@@ -159,16 +159,16 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 	}
 	st, err := d.prepared(ctx, `SELECT `+columns+` FROM events WHERE pos >= ?1 AND pos < ?2`+where+` ORDER BY pos LIMIT ?3`)
 	if err != nil {
-		return b, mapError(err)
+		return b, d.readError(err)
 	}
 	rows, err := st.QueryContext(ctx, args...)
 	if err != nil {
-		return b, mapError(err)
+		return b, d.readError(err)
 	}
 	var full bool
 	b.Records, full, err = d.records(ctx, rows, min(q.Limit, 512), q.MaxBytes)
 	if err != nil {
-		return driver.Batch{Next: q.From}, mapError(err)
+		return driver.Batch{Next: q.From}, d.readError(err)
 	}
 	n := len(b.Records)
 	switch {
@@ -211,7 +211,7 @@ func (d *DB) Heads(ctx context.Context) ([]int64, error) {
 	for p := range heads {
 		h, _, err := d.head(ctx, p)
 		if err != nil {
-			return nil, mapError(err)
+			return nil, d.readError(err)
 		}
 		heads[p] = h
 	}
@@ -281,22 +281,22 @@ func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 func (d *DB) query(ctx context.Context, text string, args ...any) ([]driver.Record, error) {
 	st, err := d.prepared(ctx, text)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	rows, err := st.QueryContext(ctx, args...)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	defer rows.Close()
 	out := []driver.Record{}
 	for rows.Next() {
 		var r driver.Record
 		if err := scanNamed(rows, &r); err != nil {
-			return nil, mapError(err)
+			return nil, d.readError(err)
 		}
 		out = append(out, r)
 	}
-	return out, mapError(rows.Err())
+	return out, d.readError(rows.Err())
 }
 
 // Get returns one event.
@@ -322,15 +322,15 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 	}
 	st, err := d.prepared(ctx, `SELECT `+streamColumns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?3`)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	rows, err := st.QueryContext(ctx, q.Stream, from, q.Limit)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	out, _, err := d.records(ctx, rows, min(q.Limit, 16), math.MaxInt)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	if len(out) == 0 {
 		v, err := d.StreamVersion(ctx, q.Stream)
@@ -348,29 +348,29 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 func (d *DB) StreamVersion(ctx context.Context, stream string) (int64, error) {
 	st, err := d.prepared(ctx, `SELECT COALESCE(MAX(version), 0) FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?)`)
 	if err != nil {
-		return 0, mapError(err)
+		return 0, d.readError(err)
 	}
 	var v int64
 	err = st.QueryRowContext(ctx, stream).Scan(&v)
-	return v, mapError(err)
+	return v, d.readError(err)
 }
 
 // Streams lists stream names.
 func (d *DB) Streams(ctx context.Context, prefix, after string, limit int) ([]string, error) {
 	rows, err := d.readers.QueryContext(ctx, `SELECT name FROM streams WHERE name >= ?1 AND name > ?2 AND substr(name, 1, length(?1)) = ?1 ORDER BY name LIMIT ?3`, prefix, after, limit)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	defer rows.Close()
 	out := []string{}
 	for rows.Next() {
 		var s string
 		if err := rows.Scan(&s); err != nil {
-			return nil, mapError(err)
+			return nil, d.readError(err)
 		}
 		out = append(out, s)
 	}
-	return out, mapError(rows.Err())
+	return out, d.readError(rows.Err())
 }
 
 // Correlation reads a flow.
@@ -407,7 +407,7 @@ func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, err
 func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
 	rows, err := d.readers.QueryContext(ctx, `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`)
 	if err != nil {
-		return nil, mapError(err)
+		return nil, d.readError(err)
 	}
 	defer rows.Close()
 	out := map[string]int64{}
@@ -415,13 +415,13 @@ func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
 		var name string
 		var n int64
 		if err := rows.Scan(&name, &n); err != nil {
-			return nil, mapError(err)
+			return nil, d.readError(err)
 		}
 		if n > 0 {
 			out[name] = n
 		}
 	}
-	return out, mapError(rows.Err())
+	return out, d.readError(rows.Err())
 }
 
 // OffsetAt finds the first offset recorded at t or later, by bisection: recorded grows along a partition.
@@ -431,11 +431,11 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 	}
 	head, _, err := d.head(ctx, partition)
 	if err != nil {
-		return 0, mapError(err)
+		return 0, d.readError(err)
 	}
 	st, err := d.prepared(ctx, `SELECT recorded FROM events WHERE pos = ?`)
 	if err != nil {
-		return 0, mapError(err)
+		return 0, d.readError(err)
 	}
 	want := t.UnixMicro()
 	lo, hi := int64(0), head
@@ -447,7 +447,7 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 			return 0, fmt.Errorf("%w: partition %d has no offset %d below its head %d", driver.ErrCorrupt, partition, mid, head)
 		}
 		if err != nil {
-			return 0, mapError(err)
+			return 0, d.readError(err)
 		}
 		if at < want {
 			lo = mid + 1
@@ -462,8 +462,8 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
 	tx, err := d.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return mapError(err)
+		return d.readError(err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return mapError(fn(tx))
+	return d.readError(fn(tx))
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,6 +50,8 @@ type DB struct {
 	mu     sync.Mutex // held while committing
 	w      *writer
 	closed bool
+
+	ending atomic.Bool // closed, for readers, who hold no lock
 }
 
 var _ driver.Driver = (*DB)(nil)
@@ -162,6 +165,7 @@ func (d *DB) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.ending.Store(true)
 	var errs []error
 	d.stmts.Range(func(_, st any) bool {
 		errs = append(errs, st.(*sql.Stmt).Close())
@@ -211,6 +215,14 @@ func (d *DB) Watch(ctx context.Context, notify func()) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// readError names the error of a read. That a pool is closed has no testable error of its own.
+func (d *DB) readError(err error) error {
+	if err != nil && d.ending.Load() {
+		return fmt.Errorf("%w: %w", driver.ErrClosed, err)
+	}
+	return mapError(err)
 }
 
 // mapError gives engine errors their names.

@@ -1,0 +1,217 @@
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore/driver"
+)
+
+// table makes a table of the suite's own, in the SQL that engines share.
+func (s *suite) table(d driver.Driver) {
+	s.Helper()
+	u := transaction(func(tx driver.Tx) error {
+		_, err := tx.ExecContext(context.Background(), `CREATE TABLE suite_rows (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`)
+		return err
+	})
+	s.commit(d, u)
+	if u.Err != nil {
+		s.Fatalf("creating a table: %v", u.Err)
+	}
+}
+
+const upsert = `INSERT INTO suite_rows (k, n) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET n = suite_rows.n + excluded.n`
+
+func (s *suite) rows(d driver.Driver) map[string]int64 {
+	s.Helper()
+	out := map[string]int64{}
+	err := d.View(s.Context(), func(q driver.Querier) error {
+		rows, err := q.QueryContext(s.Context(), `SELECT k, n FROM suite_rows WHERE n > $1 ORDER BY k`, 0)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var k string
+			var n int64
+			if err := rows.Scan(&k, &n); err != nil {
+				return err
+			}
+			out[k] = n
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		s.Fatalf("View: %v", err)
+	}
+	return out
+}
+
+func testTransactions(_ *testing.T, s *suite) {
+	d := s.open()
+	s.table(d)
+	boom := errors.New("boom")
+	work := func(id string, result error) *driver.Unit {
+		return transaction(func(tx driver.Tx) error {
+			rs, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: driver.AnyVersion, Events: []event.Event{made(id, "k")}})
+			if err != nil {
+				return err
+			}
+			if len(rs) != 1 || rs[0].EventID != id {
+				return fmt.Errorf("receipts %+v", rs)
+			}
+			res, err := tx.ExecContext(context.Background(), upsert, "sum", 1)
+			if err != nil {
+				return err
+			}
+			if n, err := res.RowsAffected(); err != nil || n != 1 {
+				return fmt.Errorf("%d rows affected, %v", n, err)
+			}
+			var n int64
+			if err := tx.QueryRowContext(context.Background(), `SELECT n FROM suite_rows WHERE k = $1`, "sum").Scan(&n); err != nil {
+				return fmt.Errorf("a transaction must read what it wrote: %w", err)
+			}
+			if tx.Now().IsZero() {
+				return errors.New("Now is zero")
+			}
+			return result
+		})
+	}
+	one, two, three := work("1", nil), work("2", boom), work("3", nil)
+	s.commit(d, one, two, three)
+	if one.Err != nil || !errors.Is(two.Err, boom) || three.Err != nil {
+		s.Fatalf("%v, %v, %v", one.Err, two.Err, three.Err)
+	}
+	if rows := s.rows(d); rows["sum"] != 2 {
+		s.Errorf("rows %v; want the sum of the two transactions that succeeded", rows)
+	}
+	if all := s.all(d); len(all) != 2 || all["3"].StreamVersion != 2 {
+		s.Errorf("events %v; want 1 and 3, versions without a gap", all)
+	}
+	conflict := transaction(func(tx driver.Tx) error {
+		if _, err := tx.ExecContext(context.Background(), upsert, "sum", 100); err != nil {
+			return err
+		}
+		_, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: 7, Events: []event.Event{made("4", "k")}})
+		if !errors.Is(err, driver.ErrConflict) {
+			return fmt.Errorf("a conflict inside a transaction: %w", err)
+		}
+		// The transaction may go on after a conflict: nothing of the append was done.
+		_, err = tx.Append(context.Background(), driver.Append{Stream: "s", Expected: 2, Events: []event.Event{made("5", "k")}})
+		return err
+	})
+	s.commit(d, conflict)
+	if conflict.Err != nil || s.rows(d)["sum"] != 102 || len(s.all(d)) != 3 {
+		s.Errorf("after a conflict inside: %v, rows %v", conflict.Err, s.rows(d))
+	}
+	bad := transaction(func(tx driver.Tx) error {
+		_, err := tx.ExecContext(context.Background(), `INSERT INTO no_such_table (k) VALUES ($1)`, "x")
+		return err
+	})
+	good := work("6", nil)
+	s.commit(d, bad, good)
+	if bad.Err == nil || good.Err != nil {
+		s.Errorf("a broken statement: %v, the unit after it: %v; want an error for the first alone", bad.Err, good.Err)
+	}
+	s.clean(d)
+}
+
+func testSavepoints(_ *testing.T, s *suite) {
+	d := s.open()
+	s.table(d)
+	boom := errors.New("boom")
+	step := func(tx driver.Tx, id string, result error) error {
+		return tx.Savepoint(context.Background(), func() error {
+			if _, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: driver.AnyVersion, Events: []event.Event{made(id, "k")}}); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(context.Background(), upsert, id, 1); err != nil {
+				return err
+			}
+			return result
+		})
+	}
+	var inner, outer error
+	u := transaction(func(tx driver.Tx) error {
+		if err := step(tx, "1", nil); err != nil {
+			return err
+		}
+		inner = step(tx, "2", boom)
+		outer = tx.Savepoint(context.Background(), func() error {
+			if err := step(tx, "3", nil); err != nil {
+				return err
+			}
+			return boom
+		})
+		func() {
+			defer func() { _ = recover() }()
+			_ = tx.Savepoint(context.Background(), func() error {
+				if err := step(tx, "4", nil); err != nil {
+					return err
+				}
+				panic("out of a savepoint")
+			})
+		}()
+		return step(tx, "5", nil)
+	})
+	s.commit(d, u)
+	if u.Err != nil || !errors.Is(inner, boom) || !errors.Is(outer, boom) {
+		s.Fatalf("%v; errors of the savepoints: %v, %v", u.Err, inner, outer)
+	}
+	rows, all := s.rows(d), s.all(d)
+	if len(rows) != 2 || rows["1"] != 1 || rows["5"] != 1 {
+		s.Errorf("rows %v; want those of 1 and 5: a savepoint that fails or panics is undone, with those inside it", rows)
+	}
+	if len(all) != 2 || all["1"].StreamVersion != 1 || all["5"].StreamVersion != 2 {
+		s.Errorf("events %v; want 1 and 5, versions without a gap", all)
+	}
+	// What was undone may be said again.
+	if r := s.append(d, "", driver.AnyVersion, made("2", "k")); r[0].Duplicate {
+		s.Error("an event of an undone savepoint counts as stored")
+	}
+	s.clean(d)
+}
+
+func testView(_ *testing.T, s *suite) {
+	d := s.open()
+	s.table(d)
+	write := func() {
+		u := transaction(func(tx driver.Tx) error {
+			for _, k := range []string{"a", "b"} {
+				if _, err := tx.ExecContext(context.Background(), upsert, k, 1); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		s.commit(d, u)
+	}
+	write()
+	err := d.View(s.Context(), func(q driver.Querier) error {
+		read := func(k string) (n int64) {
+			if err := q.QueryRowContext(s.Context(), `SELECT n FROM suite_rows WHERE k = $1`, k).Scan(&n); err != nil {
+				s.Errorf("reading: %v", err)
+			}
+			return n
+		}
+		a := read("a")
+		write() // a reader holds up no writer, and sees one moment
+		if b := read("b"); a != 1 || b != 1 {
+			s.Errorf("a view saw a = %d and, after a commit, b = %d; want one consistent moment", a, b)
+		}
+		return nil
+	})
+	if err != nil {
+		s.Error(err)
+	}
+	if rows := s.rows(d); rows["a"] != 2 {
+		s.Errorf("rows %v after two writes", rows)
+	}
+	boom := errors.New("boom")
+	if err := d.View(s.Context(), func(driver.Querier) error { return boom }); !errors.Is(err, boom) {
+		s.Errorf("View returned %v, want its function's error", err)
+	}
+}
