@@ -329,7 +329,7 @@ func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
 			switch {
 			case it.called != nil:
 				w.answers[it.rec.ID] = it.called
-			case it.callErr != errNotCalled && w.g.classify(it.callErr) == Permanent:
+			case !errors.Is(it.callErr, errNotCalled) && w.g.classify(it.callErr) == Permanent:
 				w.denied[it.rec.ID] = struct{}{}
 			}
 		}

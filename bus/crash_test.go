@@ -3,6 +3,7 @@ package bus_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -120,7 +121,8 @@ func (p *process) end(t *testing.T, sig os.Signal) map[string]int {
 	_ = p.cmd.Process.Signal(sig)
 	<-p.read
 	err := p.cmd.Wait()
-	if ee, ok := err.(*exec.ExitError); ok && ee.Exited() {
+	var ee *exec.ExitError
+	if errors.As(err, &ee) && ee.Exited() {
 		t.Fatalf("child ended by itself: %v\n%s", err, p.stderr.String())
 	}
 	return p.acked

@@ -33,7 +33,6 @@ type worker struct {
 
 	fenced    func(part int)
 	refreshed chan struct{}
-	cancel    context.CancelFunc
 	stopped   chan struct{} // closed by stop
 	done      chan struct{} // closed when run has returned
 }

@@ -396,7 +396,7 @@ func lowerHex(v string) bool {
 }
 
 func (r *report) checkKey(p place, v string) {
-	message := ""
+	var message string
 	switch {
 	case v == "":
 		message = p.name + " is empty"

@@ -152,12 +152,6 @@ func (n node) number(name string) json.Number {
 	}
 }
 
-// float returns a numeric member, for quantities.
-func (n node) float(name string) (float64, bool) {
-	f, err := strconv.ParseFloat(string(n.number(name)), 64)
-	return f, err == nil
-}
-
 func (n node) bool(name string) (value, ok bool) {
 	m := n.get(name)
 	b, ok := m.v.(bool)

@@ -159,11 +159,11 @@ func (s *source) read(ctx context.Context) (*reader, error) {
 		r.Reader = bufio.NewReaderSize(z, peekSize)
 	}
 	if mark, _ := r.Peek(3); string(mark) == "\xef\xbb\xbf" {
-		r.Discard(3)
+		_, _ = r.Discard(3) // they were peeked at: it cannot fail
 	}
 	if _, err := r.Peek(1); err != nil {
 		defer r.Close()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil, errEmpty
 		}
 		return nil, err

@@ -71,7 +71,7 @@ func (w *walker) run(r *bufio.Reader) error {
 	for {
 		if dec.PeekKind() == jsontext.KindInvalid {
 			_, err := dec.ReadToken()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return &placeError{err: err}
@@ -116,7 +116,7 @@ func (w *walker) lines(r *bufio.Reader) error {
 			} else if !tooLong {
 				buf = append(buf, part...)
 			}
-			if err != bufio.ErrBufferFull {
+			if !errors.Is(err, bufio.ErrBufferFull) {
 				break
 			}
 		}
@@ -145,7 +145,7 @@ func (w *walker) lineValue(text []byte) error {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(text), lenient...)
 	err := w.value(dec, "", nil, 0)
 	if err == nil {
-		if _, end := dec.ReadToken(); end != io.EOF {
+		if _, end := dec.ReadToken(); !errors.Is(end, io.EOF) {
 			err = &placeError{err: errors.New("more text follows the resource on its line")}
 		}
 	}
@@ -401,7 +401,7 @@ func (w *walker) deliver(f *found) error {
 
 // noEOF: inside a value the end of the text is not a normal end.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -123,8 +124,8 @@ func only(t testing.TB, items []fhir.Item, eventType string) fhir.Item {
 func gz(s string) string {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	z.Write([]byte(s))
-	z.Close()
+	_, _ = z.Write([]byte(s)) // into memory
+	_ = z.Close()
 	return b.String()
 }
 
@@ -316,7 +317,7 @@ func TestEmitErrorEndsTheRun(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := fhir.New(nil).Run(ctx, []string{dir}, nil); err != context.Canceled {
+	if _, err := fhir.New(nil).Run(ctx, []string{dir}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled run: %v", err)
 	}
 }

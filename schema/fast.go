@@ -110,11 +110,11 @@ func (s *fastScanner) value(n *fastNode, depth int) bool {
 	case '"':
 		return is(typeString) && s.string(n)
 	case 't':
-		return is(typeBoolean) && n.texts == nil && s.word("rue")
+		return is(typeBoolean) && n.texts == nil && s.word("true")
 	case 'f':
-		return is(typeBoolean) && n.texts == nil && s.word("alse")
+		return is(typeBoolean) && n.texts == nil && s.word("false")
 	case 'n':
-		return is(typeNull) && n.texts == nil && s.word("ull")
+		return is(typeNull) && n.texts == nil && s.word("null")
 	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
 		s.at--
 		return n.texts == nil && s.number(n)
@@ -122,11 +122,13 @@ func (s *fastScanner) value(n *fastNode, depth int) bool {
 	return false
 }
 
-func (s *fastScanner) word(rest string) bool {
-	if len(s.text)-s.at < len(rest) || string(s.text[s.at:s.at+len(rest)]) != rest {
+// word reads a literal, whose first letter is behind us.
+func (s *fastScanner) word(w string) bool {
+	end := s.at - 1 + len(w)
+	if end > len(s.text) || string(s.text[s.at-1:end]) != w {
 		return false
 	}
-	s.at += len(rest)
+	s.at = end
 	return true
 }
 

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -133,8 +134,8 @@ func TestAllRefusalsTogether(t *testing.T) {
 		"properties":{"a":{"type":"strin"},"b":{"minLength":-1,"format":"ssn"},"c":{"minimum":1e10000000},"d":{"$id":"x","$ref":"#/$defs/Loop"},"e":{"items":7}},
 		"additionalProperties":false,
 		"$defs":{"Loop":{"allOf":[{"$ref":"#/$defs/Loop"}]},"List":{"type":"object","properties":{"next":{"$ref":"#/$defs/List"}}},"A(branch)":{}}}`))
-	invalid, _ := err.(*event.InvalidError)
-	if invalid == nil {
+	var invalid *event.InvalidError
+	if !errors.As(err, &invalid) {
 		t.Fatal(err)
 	}
 	var pointers []string

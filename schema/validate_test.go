@@ -95,7 +95,7 @@ func spoil(rnd *rand.Rand, text []byte) []byte {
 	at := rnd.IntN(len(out))
 	switch rnd.IntN(6) {
 	case 0:
-		out[at] = byte(` "{}[]:,0159-+.eE\abtnrfluTZ`[rnd.IntN(27)])
+		out[at] = ` "{}[]:,0159-+.eE\abtnrfluTZ`[rnd.IntN(27)]
 	case 1:
 		out = slices.Delete(out, at, min(len(out), at+1+rnd.IntN(8)))
 	case 2:
@@ -367,8 +367,7 @@ func TestProfileRefusals(t *testing.T) {
 			t.Errorf("%s was accepted", doc)
 			continue
 		}
-		invalid, _ = err.(*event.InvalidError)
-		if invalid == nil || len(invalid.Findings) != 1 || invalid.Findings[0].Pointer != pointer || invalid.Findings[0].Remedy == "" {
+		if !errors.As(err, &invalid) || len(invalid.Findings) != 1 || invalid.Findings[0].Pointer != pointer || invalid.Findings[0].Remedy == "" {
 			t.Errorf("%s: %v; want one finding at %q", doc, err, pointer)
 		}
 	}

@@ -67,15 +67,17 @@ func testTransactions(_ *testing.T, s *suite) {
 			if err != nil {
 				return err
 			}
-			if n, err := res.RowsAffected(); err != nil || n != 1 {
-				return fmt.Errorf("%d rows affected, %v", n, err)
+			if n, err := res.RowsAffected(); err != nil {
+				return err
+			} else if n != 1 {
+				return fmt.Errorf("%d rows affected, want 1", n)
 			}
 			var n int64
 			if err := tx.QueryRowContext(context.Background(), `SELECT n FROM suite_rows WHERE k = $1`, "sum").Scan(&n); err != nil {
 				return fmt.Errorf("a transaction must read what it wrote: %w", err)
 			}
 			if tx.Now().IsZero() {
-				return errors.New("Now is zero")
+				return errors.New("the time, Now, is zero")
 			}
 			return result
 		})
