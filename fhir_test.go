@@ -12,6 +12,9 @@ import (
 // TestFHIRFitsTheCatalog: every event made of the FHIR test data is one that the platform accepts, and their numbers are
 // those that are known of the data.
 func TestFHIRFitsTheCatalog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads all FHIR test data, twice")
+	}
 	root := os.Getenv("CAREBUS_TEST_DATA")
 	if root == "" {
 		root = filepath.Join("..", "shared", "data")
