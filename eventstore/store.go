@@ -52,6 +52,8 @@ var (
 	ErrFull             = driver.ErrFull
 	ErrUnavailable      = driver.ErrUnavailable
 	ErrCorrupt          = driver.ErrCorrupt
+	ErrReadOnly         = driver.ErrReadOnly
+	ErrFormat           = driver.ErrFormat
 	// ErrBackPressure: the queue of writers stayed full until the caller's context ended. Nothing was stored.
 	ErrBackPressure = errors.New("too many writers are waiting")
 )
@@ -132,7 +134,6 @@ func (s *Store) watch(ctx context.Context) {
 			s.news.publish(heads)
 		}
 	}
-	refresh()
 	for ctx.Err() == nil {
 		if err := s.d.Watch(ctx, refresh); err != nil && ctx.Err() == nil {
 			select {

@@ -570,8 +570,14 @@ func TestAll(t *testing.T) {
 	if got := read(nil, func(typ string) bool { return typ == "test.thing.third" }); len(got) != total/3 {
 		t.Errorf("%d records of one type, want %d", len(got), total/3)
 	}
-	for range s.All(t.Context(), nil, nil) {
-		break
+	seen := 0
+	for _, err := range s.All(t.Context(), nil, nil) { // a reader that has seen enough
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen++; seen == 2 {
+			break
+		}
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -254,8 +254,8 @@ func TestSound(t *testing.T) {
 			}
 		}
 	})
-	if accepted < 20 {
-		t.Errorf("only %d pairs were compatible: the test shows little", accepted)
+	if accepted == 0 {
+		t.Error("no pair was compatible: the test shows nothing")
 	}
 }
 

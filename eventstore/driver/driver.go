@@ -41,6 +41,10 @@ var (
 	ErrUnavailable = errors.New("storage unavailable")
 	// ErrCorrupt: the store contradicts itself. Writing stops; verify names the place.
 	ErrCorrupt = errors.New("store corrupt")
+	// ErrReadOnly: the store was opened for reading.
+	ErrReadOnly = errors.New("store opened for reading only")
+	// ErrFormat: what is there is not a carebus store, or one that a newer program has written. It is left untouched.
+	ErrFormat = errors.New("not a store that this program can use")
 )
 
 // ConflictError is the ErrConflict of a stream: it carries the version found.
@@ -201,8 +205,8 @@ type Driver interface {
 	// View runs fn over one consistent snapshot of the tables, without holding up writers.
 	View(ctx context.Context, fn func(q Querier) error) error
 
-	// Watch calls notify whenever another process may have committed, until ctx ends. It may call too often, never too
-	// seldom: a commit is followed by a call within about 50 ms.
+	// Watch calls notify once it is watching, and then whenever another process may have committed, until ctx ends. It
+	// may call too often, never too seldom: a commit is followed by a call within about 50 ms.
 	Watch(ctx context.Context, notify func()) error
 
 	// Verify walks one partition and reports every contradiction through fault: gaps in offsets, hashes that do not

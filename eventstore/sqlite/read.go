@@ -261,8 +261,8 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 }
 
 // named are the columns with names joined in: for reads of few rows.
-const named = `e.pos, e.id, t.name, o.source, o.version, e.correlation, e.causation, e.timestamp, e.recorded, e.trace, e.key, COALESCE(s.name, ''), COALESCE(e.version, 0), e.payload
-	FROM events e JOIN types t ON t.id = e.type JOIN origins o ON o.id = e.origin LEFT JOIN streams s ON s.id = e.stream`
+const named = `e.pos, e.id, COALESCE(t.name, ''), COALESCE(o.source, ''), COALESCE(o.version, ''), e.correlation, e.causation, e.timestamp, e.recorded, e.trace, e.key, COALESCE(s.name, ''), COALESCE(e.version, 0), e.payload
+	FROM events e LEFT JOIN types t ON t.id = e.type LEFT JOIN origins o ON o.id = e.origin LEFT JOIN streams s ON s.id = e.stream`
 
 const getText = `SELECT ` + named + ` WHERE e.id = ?`
 
@@ -275,6 +275,9 @@ func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 	r.Payload = payload
 	r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 	r.RecordedAt = time.UnixMicro(recorded).UTC()
+	if r.Type == "" || r.Source == "" {
+		return fmt.Errorf("%w: the name of the type or source of event %s is missing (partition %d, offset %d)", driver.ErrCorrupt, r.ID, r.Partition, r.Offset)
+	}
 	return nil
 }
 

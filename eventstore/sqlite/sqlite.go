@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -96,6 +98,9 @@ func Open(ctx context.Context, path string, o *Options) (*DB, error) {
 }
 
 func (d *DB) open(ctx context.Context) (err error) {
+	if err := d.checkHeader(); err != nil {
+		return err
+	}
 	if !d.opts.ReadOnly {
 		if d.w, err = d.openWriter(ctx); err != nil {
 			return err
@@ -110,18 +115,9 @@ func (d *DB) open(ctx context.Context) (err error) {
 	}
 	d.readers.SetMaxOpenConns(readers)
 	d.readers.SetMaxIdleConns(readers)
-	var app, format int
-	if err := d.readers.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
+	format, err := formatOf(ctx, d.readers)
+	if err != nil {
 		return err
-	}
-	if err := d.readers.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&format); err != nil {
-		return err
-	}
-	if app != applicationID {
-		return errors.New("the file is an SQLite database, but not a carebus store; choose another path")
-	}
-	if format > formatVersion {
-		return fmt.Errorf("the file has format %d, this program knows up to %d; use a newer carebus", format, formatVersion)
 	}
 	var text string
 	if err := d.readers.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'partitions'`).Scan(&text); err != nil {
@@ -140,6 +136,50 @@ func (d *DB) open(ctx context.Context) (err error) {
 		d.w.partitions = n
 	}
 	return nil
+}
+
+// checkHeader refuses a file that is not an SQLite database. The engine itself takes a very short one for empty, and
+// would write over it.
+func (d *DB) checkHeader() error {
+	f, err := os.Open(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const magic = "SQLite format 3\x00"
+	header := make([]byte, len(magic))
+	n, err := io.ReadFull(f, header)
+	if n == 0 && errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if string(header[:n]) != magic {
+		return fmt.Errorf("%w: the file is not an SQLite database; choose another path", driver.ErrFormat)
+	}
+	return nil
+}
+
+// formatOf says which format a file has, or that it is nothing that this program can use.
+func formatOf(ctx context.Context, q driver.Querier) (format int, err error) {
+	var app int
+	if err := q.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
+		return 0, err
+	}
+	if err := q.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&format); err != nil {
+		return 0, err
+	}
+	if app != applicationID {
+		return 0, fmt.Errorf("%w: the file is an SQLite database of something else; choose another path", driver.ErrFormat)
+	}
+	if format > formatVersion {
+		return 0, fmt.Errorf("%w: the file has format %d, this program knows up to %d; use a newer carebus", driver.ErrFormat, format, formatVersion)
+	}
+	return format, nil
 }
 
 func (d *DB) dsn(pragmas ...string) string {
@@ -204,8 +244,8 @@ func (d *DB) Watch(ctx context.Context, notify func()) error {
 			return mapError(err)
 		}
 		// The version changes on this connection for every other connection's commit, our own writer's among them:
-		// a call too many.
-		if v != last && !first {
+		// a call too many. The first call is for commits that came before anybody watched.
+		if v != last || first {
 			notify()
 		}
 		last = v
@@ -252,7 +292,9 @@ func mapError(err error) error {
 		return fmt.Errorf("%w: another process is writing: %w", driver.ErrUnavailable, err)
 	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
 		return fmt.Errorf("%w: the disk does not obey: %w", driver.ErrUnavailable, err)
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+	case sqlite3.SQLITE_NOTADB:
+		return fmt.Errorf("%w: the file is not an SQLite database; choose another path: %w", driver.ErrFormat, err)
+	case sqlite3.SQLITE_CORRUPT:
 		return fmt.Errorf("%w: restore a backup: %w", driver.ErrCorrupt, err)
 	}
 	return err

@@ -56,31 +56,45 @@ func (d *DB) openWriter(ctx context.Context) (*writer, error) {
 	if err := f.Close(); err != nil {
 		return nil, err
 	}
-	turn, err := openTurn(d.path, d.opts.BusyTimeout)
-	if err != nil {
-		return nil, err
-	}
 	db, err := sql.Open("sqlite", d.dsn(fmt.Sprintf("cache_size(-%d)", d.opts.CacheBytes>>10)))
 	if err != nil {
-		_ = turn.close()
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	w := &writer{db: db, turn: turn, fresh: newFresh(), clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
-	if w.conn, err = db.Conn(ctx); err != nil {
+	w := &writer{db: db, fresh: newFresh(), clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
+	if err := w.open(ctx, d); err != nil {
 		_ = w.close()
 		return nil, err
+	}
+	return w, nil
+}
+
+func (w *writer) open(ctx context.Context, d *DB) (err error) {
+	if w.conn, err = w.db.Conn(ctx); err != nil {
+		return err
+	}
+	// Before anything that could change the file of somebody else.
+	var tables int
+	if err := w.conn.QueryRowContext(ctx, `SELECT COUNT(*) FROM sqlite_schema`).Scan(&tables); err != nil {
+		return err
+	}
+	if tables > 0 {
+		if _, err := formatOf(ctx, w.conn); err != nil {
+			return err
+		}
+	}
+	if w.turn, err = openTurn(d.path, d.opts.BusyTimeout); err != nil {
+		return err
 	}
 	for _, p := range []string{
 		"PRAGMA page_size = 8192", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL",
 		"PRAGMA wal_autocheckpoint = 2000", "PRAGMA journal_size_limit = 67108864",
 	} {
 		if _, err := w.conn.ExecContext(ctx, p); err != nil {
-			_ = w.close()
-			return nil, err
+			return err
 		}
 	}
-	return w, nil
+	return nil
 }
 
 // create makes the tables in an empty file.
@@ -125,7 +139,11 @@ func (w *writer) close() error {
 	if w.conn != nil {
 		errs = append(errs, w.conn.Close())
 	}
-	return errors.Join(append(errs, w.db.Close(), w.turn.close())...)
+	errs = append(errs, w.db.Close())
+	if w.turn != nil {
+		errs = append(errs, w.turn.close())
+	}
+	return errors.Join(errs...)
 }
 
 // stmt returns a statement prepared on the writer's connection.
@@ -165,7 +183,7 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 	case d.closed:
 		return nil, driver.ErrClosed
 	case d.w == nil:
-		return nil, errors.New("sqlite: the store was opened for reading only")
+		return nil, fmt.Errorf("sqlite: %w", driver.ErrReadOnly)
 	}
 	w := d.w
 	if err := ctx.Err(); err != nil {
