@@ -29,7 +29,7 @@ type outcome struct {
 	parked   []*parkedKey     // parked by this unit
 	followed map[string]int64 // parked keys that got later events: key -> offset of the last
 	released []string         // keys that somebody released meanwhile
-	stopped  bool             // the group stopped itself
+	stop     string           // why the group must stop itself; empty when it need not
 }
 
 type failure struct {
@@ -128,12 +128,16 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 				if !careful {
 					return errRedo
 				}
-				stop, serr := w.fail(ctx, tx, it, err, &out)
+				stays, serr := w.fail(ctx, tx, it, err, &out)
 				if serr != nil {
 					return serr
 				}
-				if stop {
+				if stays {
 					out.done, out.next = i, it.rec.Offset
+					break
+				}
+				if out.stop != "" {
+					out.done, out.next = i+1, it.rec.Offset+1
 					break
 				}
 				continue
@@ -146,8 +150,8 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 		if err := w.checkpoint(ctx, tx, out.next); err != nil {
 			return err
 		}
-		if len(out.parked) > 0 && !out.stopped {
-			return w.checkFlood(ctx, tx, &out)
+		if out.stop != "" {
+			return w.stopGroup(ctx, tx, out.stop) // raises the epoch: after the checkpoint, which needs the old one
 		}
 		return nil
 	})
@@ -232,8 +236,9 @@ func (w *worker) delivery(r eventstore.Record, redrive bool) Delivery {
 	return d
 }
 
-// fail decides what becomes of an event that failed. It returns true when the unit ends before the event.
-func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err error, out *outcome) (stop bool, _ error) {
+// fail decides what becomes of an event that failed. It returns true when the checkpoint stays before the event. A group
+// that must stop has its reason in out.
+func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err error, out *outcome) (stays bool, _ error) {
 	if w.failing.offset != it.rec.Offset {
 		w.failing = failing{offset: it.rec.Offset}
 	}
@@ -244,14 +249,17 @@ func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err erro
 		out.failed = &failure{class, err}
 		return true, nil
 	case park:
-		return false, w.park(ctx, tx, it.rec, class, err, out)
+		if err := w.park(ctx, tx, it.rec, class, err, out); err != nil {
+			return false, err
+		}
+		out.stop, err = w.flood(ctx, tx)
+		return false, err
 	case skip:
 		return false, w.auditFailure(ctx, tx, keySkipped, it.rec, class, err, "policy: skip the event")
 	default:
 		out.failed = &failure{class, err}
-		out.stopped = true
-		// The checkpoint must stay at this event: it is moved by the caller, and the stop raises the epoch afterwards.
-		return true, w.stopGroup(ctx, tx, fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, errorText(err)))
+		out.stop = fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, errorText(err))
+		return true, nil
 	}
 }
 

@@ -144,27 +144,25 @@ func (w *worker) park(ctx context.Context, tx *eventstore.Tx, r eventstore.Recor
 	return w.auditFailure(ctx, tx, keyParked, r, class, cause, "")
 }
 
-// checkFlood stops the group when keys are being parked at a rate that points at the code or the world.
-func (w *worker) checkFlood(ctx context.Context, tx *eventstore.Tx, out *outcome) error {
+// flood says why the group must stop: keys are being parked at a rate that points at the code or the world.
+func (w *worker) flood(ctx context.Context, tx *eventstore.Tx) (reason string, err error) {
 	var recent, total int64
 	since := tx.Now().Add(-time.Minute).UnixMicro()
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1 AND parked_at > $2`, w.g.name, since).Scan(&recent); err != nil {
-		return err
+		return "", err
 	}
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1`, w.g.name).Scan(&total); err != nil {
-		return err
+		return "", err
 	}
 	limit := int64(w.g.set.floodKeys)
 	active := w.g.keys.estimate()
 	switch {
 	case recent > limit:
-		out.stopped = true
-		return w.stopGroup(ctx, tx, fmt.Sprintf("%d keys parked within a minute (limit %d): a fault of the code or of something it needs; mend it, then resume the group and redrive", recent, limit))
+		return fmt.Sprintf("%d keys parked within a minute (limit %d): a fault of the code or of something it needs; mend it, then resume the group and redrive", recent, limit), nil
 	case total > limit && float64(total) > 0.01*active:
-		out.stopped = true
-		return w.stopGroup(ctx, tx, fmt.Sprintf("%d keys are parked, more than 1 %% of the %.0f active ones: mend the cause, then resume the group and redrive", total, active))
+		return fmt.Sprintf("%d keys are parked, more than 1 %% of the %.0f active ones: mend the cause, then resume the group and redrive", total, active), nil
 	}
-	return nil
+	return "", nil
 }
 
 // stopGroup stops the group in every process: the state is written and every epoch raised, so no member commits again.

@@ -225,7 +225,7 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 		}
 		w.next, w.pos, w.late = out.next, out.next, time.Time{}
 		w.settle(out)
-		if out.stopped {
+		if out.stop != "" {
 			return errFenced // the group has stopped itself; the member loop sees why
 		}
 		items = items[out.done:]
