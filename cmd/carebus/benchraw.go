@@ -3,8 +3,12 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"sort"
+	"sync"
 	"time"
 
 	_ "modernc.org/sqlite" // the engine itself, for the baseline without carebus
@@ -128,7 +132,7 @@ func (r *rawStore) scan(ctx context.Context, limit int) (float64, error) {
 	defer st.Close()
 	begin, total, from := time.Now(), 0, int64(0)
 	for {
-		n, last, err := rawRows(ctx, st, from)
+		n, last, err := rawRows(st, from)
 		if err != nil {
 			return 0, err
 		}
@@ -140,24 +144,43 @@ func (r *rawStore) scan(ctx context.Context, limit int) (float64, error) {
 	}
 }
 
-// loads measures how many streams of ten records are read per second.
+// loads measures how many streams of ten records are read per second, at random, by as many readers as there are cores.
 func (r *rawStore) loads(ctx context.Context, streams int) (float64, error) {
-	st, err := r.conn.PrepareContext(ctx, `SELECT `+rawColumns+` FROM raw WHERE stream = ? ORDER BY version`)
+	st, err := r.db.PrepareContext(ctx, `SELECT `+rawColumns+` FROM raw WHERE stream = ? ORDER BY version`)
 	if err != nil {
 		return 0, err
 	}
 	defer st.Close()
-	begin := time.Now()
-	for i := range streams {
-		if _, _, err := rawRows(ctx, st, int64(i)); err != nil {
-			return 0, err
-		}
-	}
-	return float64(streams) / time.Since(begin).Seconds(), nil
+	return readStreams(ctx, streams, streams, func(i int) error {
+		_, _, err := rawRows(st, int64(i))
+		return err
+	})
 }
 
-func rawRows(ctx context.Context, st *sql.Stmt, arg int64) (n int, last int64, err error) {
-	rows, err := st.QueryContext(ctx, arg)
+// readStreams calls load, from as many goroutines as there are cores, with every stream's number in a random order, again
+// and again until it has done so n times; it returns the rate.
+func readStreams(ctx context.Context, n, streams int, load func(stream int) error) (perSecond float64, err error) {
+	order := rand.New(rand.NewPCG(1, 1)).Perm(streams)
+	readers := runtime.GOMAXPROCS(0)
+	errs := make([]error, readers)
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for r := range readers {
+		wg.Go(func() {
+			for i := r; i < n && errs[r] == nil; i += readers {
+				if errs[r] = ctx.Err(); errs[r] == nil {
+					errs[r] = load(order[i%streams])
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return float64(n) / time.Since(begin).Seconds(), errors.Join(errs...)
+}
+
+// rawRows reads without a context that can end: the engine would start a goroutine to watch it.
+func rawRows(st *sql.Stmt, arg int64) (n int, last int64, err error) {
+	rows, err := st.Query(arg)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -93,11 +93,16 @@ func (n *names) matching(ctx context.Context, match func(string) bool, upTo int6
 }
 
 // prepared returns a statement over the readers. Texts are few: fixed ones, and one per set of types that a group reads.
+// Run it without a context that can end, after a look at the caller's: the engine starts a goroutine to watch one, which
+// costs as much as half the read.
 func (d *DB) prepared(ctx context.Context, text string) (*sql.Stmt, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
 	if st, ok := d.stmts.Load(text); ok {
 		return st.(*sql.Stmt), nil
 	}
-	st, err := d.readers.PrepareContext(ctx, text)
+	st, err := d.readers.Prepare(text)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +166,7 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 	if err != nil {
 		return b, d.readError(err)
 	}
-	rows, err := st.QueryContext(ctx, args...)
+	rows, err := st.Query(args...)
 	if err != nil {
 		return b, d.readError(err)
 	}
@@ -198,7 +203,7 @@ func (d *DB) head(ctx context.Context, partition int) (head, maxType int64, err 
 		return 0, 0, err
 	}
 	var pos int64
-	err = st.QueryRowContext(ctx, int64(partition)<<offsetBits, int64(partition+1)<<offsetBits).Scan(&pos, &maxType)
+	err = st.QueryRow(int64(partition)<<offsetBits, int64(partition+1)<<offsetBits).Scan(&pos, &maxType)
 	if pos < 0 {
 		return 0, maxType, err
 	}
@@ -286,7 +291,7 @@ func (d *DB) query(ctx context.Context, text string, args ...any) ([]driver.Reco
 	if err != nil {
 		return nil, d.readError(err)
 	}
-	rows, err := st.QueryContext(ctx, args...)
+	rows, err := st.Query(args...)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -327,7 +332,7 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 	if err != nil {
 		return nil, d.readError(err)
 	}
-	rows, err := st.QueryContext(ctx, q.Stream, from, q.Limit)
+	rows, err := st.Query(q.Stream, from, q.Limit)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -354,13 +359,13 @@ func (d *DB) StreamVersion(ctx context.Context, stream string) (int64, error) {
 		return 0, d.readError(err)
 	}
 	var v int64
-	err = st.QueryRowContext(ctx, stream).Scan(&v)
+	err = st.QueryRow(stream).Scan(&v)
 	return v, d.readError(err)
 }
 
 // Streams lists stream names.
 func (d *DB) Streams(ctx context.Context, prefix, after string, limit int) ([]string, error) {
-	rows, err := d.readers.QueryContext(ctx, `SELECT name FROM streams WHERE name >= ?1 AND name > ?2 AND substr(name, 1, length(?1)) = ?1 ORDER BY name LIMIT ?3`, prefix, after, limit)
+	rows, err := d.views.QueryContext(ctx, `SELECT name FROM streams WHERE name >= ?1 AND name > ?2 AND substr(name, 1, length(?1)) = ?1 ORDER BY name LIMIT ?3`, prefix, after, limit)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -408,7 +413,7 @@ func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, err
 
 // Types counts events by type.
 func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
-	rows, err := d.readers.QueryContext(ctx, `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`)
+	rows, err := d.views.QueryContext(ctx, `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -445,7 +450,7 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 	for lo < hi {
 		mid := (lo + hi) / 2
 		var at int64
-		err := st.QueryRowContext(ctx, int64(partition)<<offsetBits|mid).Scan(&at)
+		err := st.QueryRow(int64(partition)<<offsetBits|mid).Scan(&at)
 		if errors.Is(err, sql.ErrNoRows) {
 			return 0, fmt.Errorf("%w: partition %d has no offset %d below its head %d", driver.ErrCorrupt, partition, mid, head)
 		}
@@ -463,7 +468,7 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 
 // View runs fn over a snapshot.
 func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
-	tx, err := d.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := d.views.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return d.readError(err)
 	}

@@ -45,7 +45,8 @@ type DB struct {
 	opts Options
 	info driver.Info
 
-	readers *sql.DB
+	readers *sql.DB // for reads that are short because their rows are limited; not cut off when a context ends
+	views   *sql.DB // for what may take long: it must not keep the short ones waiting
 	names   *names
 	stmts   sync.Map // text -> *sql.Stmt over readers, for the fixed texts of read.go
 
@@ -109,12 +110,16 @@ func (d *DB) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	readers := max(4, 2*runtime.GOMAXPROCS(0))
-	if d.readers, err = sql.Open("sqlite", d.dsn("query_only(1)", fmt.Sprintf("cache_size(-%d)", max(d.opts.CacheBytes/4, 1<<20)>>10))); err != nil {
-		return err
+	for _, pool := range []**sql.DB{&d.readers, &d.views} {
+		db, err := sql.Open("sqlite", d.dsn("query_only(1)", fmt.Sprintf("cache_size(-%d)", max(d.opts.CacheBytes/4, 1<<20)>>10)))
+		if err != nil {
+			return err
+		}
+		*pool = db
+		n := max(4, 2*runtime.GOMAXPROCS(0))
+		db.SetMaxOpenConns(n)
+		db.SetMaxIdleConns(n)
 	}
-	d.readers.SetMaxOpenConns(readers)
-	d.readers.SetMaxIdleConns(readers)
 	format, err := formatOf(ctx, d.readers)
 	if err != nil {
 		return err
@@ -211,8 +216,10 @@ func (d *DB) Close() error {
 		errs = append(errs, st.(*sql.Stmt).Close())
 		return true
 	})
-	if d.readers != nil {
-		errs = append(errs, d.readers.Close())
+	for _, pool := range []*sql.DB{d.readers, d.views} {
+		if pool != nil {
+			errs = append(errs, pool.Close())
+		}
 	}
 	if d.w != nil {
 		errs = append(errs, d.w.close())
@@ -222,7 +229,7 @@ func (d *DB) Close() error {
 
 // Watch polls for commits of other processes: SQLite has no way to be told.
 func (d *DB) Watch(ctx context.Context, notify func()) error {
-	conn, err := d.readers.Conn(ctx)
+	conn, err := d.views.Conn(ctx)
 	if err != nil {
 		return mapError(err)
 	}

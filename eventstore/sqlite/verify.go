@@ -22,7 +22,7 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 	var prev [32]byte
 	next, seen := int64(0), int64(0)
 	for {
-		rows, err := d.readers.QueryContext(ctx, `SELECT `+named2+` WHERE e.pos >= ?1 AND e.pos < ?2 ORDER BY e.pos LIMIT ?3`, base|next, base|offsetMask, batch)
+		rows, err := d.views.QueryContext(ctx, `SELECT `+named2+` WHERE e.pos >= ?1 AND e.pos < ?2 ORDER BY e.pos LIMIT ?3`, base|next, base|offsetMask, batch)
 		if err != nil {
 			return mapError(err)
 		}
@@ -73,7 +73,7 @@ type withHash struct {
 func (w withHash) Scan(dest ...any) error { return w.row.Scan(append([]any{w.hash}, dest...)...) }
 
 func (d *DB) verifyShared(ctx context.Context, fault func(driver.Fault)) error {
-	rows, err := d.readers.QueryContext(ctx, `PRAGMA integrity_check(100)`)
+	rows, err := d.views.QueryContext(ctx, `PRAGMA integrity_check(100)`)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (d *DB) verifyShared(ctx context.Context, fault func(driver.Fault)) error {
 		return err
 	}
 	rows.Close()
-	rows, err = d.readers.QueryContext(ctx, `SELECT s.name, v.n, v.low, v.high FROM
+	rows, err = d.views.QueryContext(ctx, `SELECT s.name, v.n, v.low, v.high FROM
 		(SELECT stream, COUNT(*) AS n, MIN(version) AS low, MAX(version) AS high FROM events WHERE stream IS NOT NULL GROUP BY stream) v
 		LEFT JOIN streams s ON s.id = v.stream WHERE v.low != 1 OR v.high != v.n OR s.name IS NULL`)
 	if err != nil {
