@@ -2,9 +2,12 @@ package event
 
 import (
 	"errors"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
@@ -38,6 +41,34 @@ func (e *DecodeError) Error() string {
 // Unwrap returns the cause.
 func (e *DecodeError) Unwrap() error { return e.err }
 
+// integersAsNumbers reads 30.0 and 3e1 as the integer 30. JSON Schema takes them for integers (2020-12 validation, 6.1.1),
+// and languages with one type of number write them.
+var integersAsNumbers = json.WithUnmarshalers(json.JoinUnmarshalers(
+	json.UnmarshalFromFunc(unmarshalInteger[int64]), json.UnmarshalFromFunc(unmarshalInteger[int]), json.UnmarshalFromFunc(unmarshalInteger[int32]),
+))
+
+func unmarshalInteger[I int | int32 | int64](in *jsontext.Decoder, out *I) error {
+	if in.PeekKind() != '0' {
+		return errors.ErrUnsupported // not a number: the usual way
+	}
+	v, err := in.ReadValue()
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(string(v), 10, 64)
+	if err != nil {
+		f, ferr := strconv.ParseFloat(string(v), 64)
+		if n = int64(f); ferr != nil || float64(n) != f || math.Abs(f) >= 1<<53 {
+			return err
+		}
+	}
+	if int64(I(n)) != n {
+		return strconv.ErrRange
+	}
+	*out = I(n)
+	return nil
+}
+
 // ErrOtherType is the cause of a DecodeError for an event of another type than the definition's.
 var ErrOtherType = errors.New("the event is of another type than the definition")
 
@@ -61,6 +92,11 @@ func (d Definition[T]) Decode(e Event) (Of[T], error) {
 func decode[T any](e Event) (Of[T], error) {
 	of := Of[T]{Metadata: e.Metadata, stated: e.stated}
 	err := json.Unmarshal(e.Payload, &of.Payload, decodeOptions)
+	if err != nil {
+		// Only now, since few producers write integers so and looking for it costs everybody.
+		of.Payload = *new(T)
+		err = json.Unmarshal(e.Payload, &of.Payload, decodeOptions, integersAsNumbers)
+	}
 	if err == nil {
 		return of, nil
 	}

@@ -93,6 +93,45 @@ func TestDecodeErrors(t *testing.T) {
 	}
 }
 
+// TestIntegersAsNumbers: what JSON Schema takes for an integer is read as one.
+func TestIntegersAsNumbers(t *testing.T) {
+	type counted struct {
+		Count int64            `json:"count"`
+		Next  *int64           `json:"next,omitzero"`
+		Days  map[string]int32 `json:"days"`
+		Price float64          `json:"price"`
+		Text  string           `json:"text"`
+	}
+	countedV1 := event.Define[counted]("medication.prescription.filled", "2.0.0")
+	e := parse(t, with())
+	e.Payload = json.RawMessage(`{"count":30.0,"next":3E1,"days":{"a":7.000,"b":-0.0},"price":1.5,"text":"x"}`)
+	of, err := countedV1.Decode(e)
+	if p := of.Payload; err != nil || p.Count != 30 || *p.Next != 30 || p.Days["a"] != 7 || p.Days["b"] != 0 || p.Price != 1.5 || p.Text != "x" {
+		t.Errorf("%+v, %v", of.Payload, err)
+	}
+	for payload, pointer := range map[string]string{
+		`{"count":30.5}`:                    "/payload/count",
+		`{"count":1e30}`:                    "/payload/count",
+		`{"count":9007199254740993.0}`:      "/payload/count",
+		`{"count":1e999999999}`:             "/payload/count",
+		`{"days":{"a":3000000000}}`:         "/payload/days/a",
+		`{"count":1.0,"next":"30"}`:         "/payload/next",
+		`{"count":1.0,"days":{"a":[1,2]}}`:  "/payload/days/a",
+		`{"count":1.0,"text":{"a":[1,2]}} `: "/payload/text",
+	} {
+		e.Payload = json.RawMessage(payload)
+		_, err := countedV1.Decode(e)
+		var decode *event.DecodeError
+		if !errors.As(err, &decode) || decode.Pointer != pointer {
+			t.Errorf("%s: %v, want an error at %s", payload, err, pointer)
+		}
+	}
+	e.Payload = json.RawMessage(`{"count":1.0,"next":null}`)
+	if of, err := countedV1.Decode(e); err != nil || of.Payload.Count != 1 || of.Payload.Next != nil {
+		t.Errorf("%+v, %v", of.Payload, err)
+	}
+}
+
 func TestPayloadThatCannotBeEncoded(t *testing.T) {
 	for want, e := range map[string]event.Event{
 		"float64":  event.Define[line]("a.b", "1.0.0").New("s", line{Price: math.NaN()}),
