@@ -44,7 +44,7 @@ type Receipt = eventstore.Receipt
 var ErrReserved = errors.New(`the domain "platform" is carebus's own; use a domain of yours`)
 
 // ErrReadOnly is the answer to publishing and handling on a platform opened with ReadOnly.
-var ErrReadOnly = errors.New("the store is open for reading only")
+var ErrReadOnly = eventstore.ErrReadOnly
 
 // Platform is an open store with its registry of schemas and its bus. All methods are safe for concurrent use.
 type Platform struct {

@@ -450,7 +450,7 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 	for lo < hi {
 		mid := (lo + hi) / 2
 		var at int64
-		err := st.QueryRow(int64(partition)<<offsetBits|mid).Scan(&at)
+		err := st.QueryRow(int64(partition)<<offsetBits | mid).Scan(&at)
 		if errors.Is(err, sql.ErrNoRows) {
 			return 0, fmt.Errorf("%w: partition %d has no offset %d below its head %d", driver.ErrCorrupt, partition, mid, head)
 		}
