@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
@@ -35,6 +36,19 @@ func (t Tx) AppendStream(stream string, expected int64, events ...event.Event) e
 	_, err := t.tx.Append(t.ctx, stream, expected, events...)
 	return err
 }
+
+// Stream reads the history of one entity, with what this transaction has appended to it. A stream that does not exist is
+// eventstore.ErrNotFound.
+func (t Tx) Stream(q eventstore.StreamQuery) ([]eventstore.Record, error) {
+	return t.tx.Stream(t.ctx, q)
+}
+
+// Savepoint runs fn; when fn returns an error or panics, what was done in it is undone, appended events included, and the
+// transaction may go on. The error is returned, a panic goes on. Savepoints nest.
+func (t Tx) Savepoint(fn func() error) error { return t.tx.Savepoint(t.ctx, fn) }
+
+// Now is the time by the clock that all processes of the store share.
+func (t Tx) Now() time.Time { return t.tx.Now() }
 
 // Exec runs a statement. Placeholders are $1, $2, … on every engine. Build texts from constants: statements are cached.
 func (t Tx) Exec(query string, args ...any) (sql.Result, error) {

@@ -103,6 +103,9 @@ type Unit struct {
 type Tx interface {
 	// Append stores events in this transaction, with the same rules as an append unit.
 	Append(ctx context.Context, a Append) ([]Receipt, error)
+	// Stream reads the history of a stream as Driver.Stream does, with what this transaction, and those before it in the
+	// same commit, have appended.
+	Stream(ctx context.Context, q StreamQuery) ([]Record, error)
 	// Savepoint runs fn; when fn returns an error or panics, everything done in it, appends included, is undone and
 	// the error is returned (a panic goes on). Savepoints nest.
 	Savepoint(ctx context.Context, fn func() error) error

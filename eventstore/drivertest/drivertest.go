@@ -41,6 +41,7 @@ func Run(t *testing.T, e Engine) {
 		{"StreamReads", testStreamReads},
 		{"UnitsFailAlone", testUnitsFailAlone},
 		{"Transactions", testTransactions},
+		{"StreamsInside", testStreamsInside},
 		{"Savepoints", testSavepoints},
 		{"PartitionReads", testPartitionReads},
 		{"TypeReads", testTypeReads},

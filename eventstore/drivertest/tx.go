@@ -121,6 +121,50 @@ func testTransactions(_ *testing.T, s *suite) {
 	s.clean(d)
 }
 
+// testStreamsInside: a transaction reads the streams that it, and those before it in the commit, have appended to.
+func testStreamsInside(_ *testing.T, s *suite) {
+	d := s.open()
+	s.append(d, "s", driver.NoStream, made("1", "k"))
+	appended := unit("s", 1, made("2", "k2"))
+	read := func(tx driver.Tx, q driver.StreamQuery, want ...string) error {
+		q.Stream = "s"
+		got, err := tx.Stream(context.Background(), q)
+		if err != nil || fmt.Sprint(ids(got)) != fmt.Sprint(want) {
+			return fmt.Errorf("reading %+v inside: %v, %w; want %v", q, ids(got), err, want)
+		}
+		for i := range got {
+			if e := made(got[i].ID, got[i].PartitionKey); got[i].Metadata != e.Metadata || string(got[i].Payload) != string(e.Payload) {
+				return fmt.Errorf("event %s came back inside as %+v", got[i].ID, got[i])
+			}
+		}
+		return nil
+	}
+	u := transaction(func(tx driver.Tx) error {
+		if _, err := tx.Stream(context.Background(), driver.StreamQuery{Stream: "none", From: 1, Limit: 9}); !errors.Is(err, driver.ErrNotFound) {
+			return fmt.Errorf("a stream that does not exist: %w, want ErrNotFound", err)
+		}
+		_ = tx.Savepoint(context.Background(), func() error {
+			_, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: 2, Events: []event.Event{made("undone", "k")}})
+			return errors.Join(err, errors.New("undo"))
+		})
+		if _, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: 2, Events: []event.Event{made("3", "k")}}); err != nil {
+			return err
+		}
+		return errors.Join(
+			read(tx, driver.StreamQuery{From: 1, Limit: 100}, "1", "2", "3"),
+			read(tx, driver.StreamQuery{From: 2, Limit: 1}, "2"),
+			read(tx, driver.StreamQuery{Backward: true, Limit: 2}, "3", "2"),
+			read(tx, driver.StreamQuery{Backward: true, From: 2, Limit: 100}, "2", "1"),
+			read(tx, driver.StreamQuery{From: 4, Limit: 100}),
+		)
+	})
+	s.commit(d, appended, u)
+	if err := errors.Join(appended.Err, u.Err); err != nil {
+		s.Error(err)
+	}
+	s.clean(d)
+}
+
 func testSavepoints(_ *testing.T, s *suite) {
 	d := s.open()
 	s.table(d)

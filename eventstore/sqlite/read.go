@@ -266,10 +266,10 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 }
 
 // named are the columns with names joined in: for reads of few rows.
-const named = `e.pos, e.id, COALESCE(t.name, ''), COALESCE(o.source, ''), COALESCE(o.version, ''), e.correlation, e.causation, e.timestamp, e.recorded, e.trace, e.key, COALESCE(s.name, ''), COALESCE(e.version, 0), e.payload
-	FROM events e LEFT JOIN types t ON t.id = e.type LEFT JOIN origins o ON o.id = e.origin LEFT JOIN streams s ON s.id = e.stream`
+const named = `events.pos, events.id, COALESCE(t.name, ''), COALESCE(o.source, ''), COALESCE(o.version, ''), events.correlation, events.causation, events.timestamp, events.recorded, events.trace, events.key, COALESCE(s.name, ''), COALESCE(events.version, 0), events.payload
+	FROM events LEFT JOIN types t ON t.id = events.type LEFT JOIN origins o ON o.id = events.origin LEFT JOIN streams s ON s.id = events.stream`
 
-const getText = `SELECT ` + named + ` WHERE e.id = ?`
+const getText = `SELECT ` + named + ` WHERE events.id = ?`
 
 func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 	var pos, recorded int64
@@ -295,16 +295,22 @@ func (d *DB) query(ctx context.Context, text string, args ...any) ([]driver.Reco
 	if err != nil {
 		return nil, d.readError(err)
 	}
+	out, err := namedRecords(rows)
+	return out, d.readError(err)
+}
+
+// namedRecords reads the rows of a query over named, and closes them.
+func namedRecords(rows *sql.Rows) ([]driver.Record, error) {
 	defer rows.Close()
 	out := []driver.Record{}
 	for rows.Next() {
 		var r driver.Record
 		if err := scanNamed(rows, &r); err != nil {
-			return nil, d.readError(err)
+			return nil, err
 		}
 		out = append(out, r)
 	}
-	return out, d.readError(rows.Err())
+	return out, rows.Err()
 }
 
 // Get returns one event.
@@ -319,16 +325,22 @@ func (d *DB) Get(ctx context.Context, eventID string) (driver.Record, error) {
 	return rs[0], nil
 }
 
+// streamRange is the rest of a query for versions of a stream: text with a place for the bound, and the bound.
+func streamRange(q driver.StreamQuery) (text string, from int64) {
+	switch {
+	case !q.Backward:
+		return `>= ? ORDER BY events.version`, q.From
+	case q.From == 0:
+		return `<= ? ORDER BY events.version DESC`, 1 << 62
+	default:
+		return `<= ? ORDER BY events.version DESC`, q.From
+	}
+}
+
 // Stream reads the history of a stream.
 func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record, error) {
-	text, from := `>= ?2 ORDER BY version`, q.From
-	if q.Backward {
-		text = `<= ?2 ORDER BY version DESC`
-		if from == 0 {
-			from = 1 << 62
-		}
-	}
-	st, err := d.prepared(ctx, `SELECT `+streamColumns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?3`)
+	text, from := streamRange(q)
+	st, err := d.prepared(ctx, `SELECT `+streamColumns+` FROM events WHERE stream = (SELECT id FROM streams WHERE name = ?1) AND version `+text+` LIMIT ?`)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -387,7 +399,7 @@ func (d *DB) Correlation(ctx context.Context, id string, after time.Time, limit 
 	if !after.IsZero() {
 		from = after.UnixMicro()
 	}
-	return d.query(ctx, `SELECT `+named+` WHERE e.correlation = ?1 AND e.recorded > ?2 ORDER BY e.recorded LIMIT ?3`, id, from, limit)
+	return d.query(ctx, `SELECT `+named+` WHERE events.correlation = ?1 AND events.recorded > ?2 ORDER BY events.recorded LIMIT ?3`, id, from, limit)
 }
 
 // Type reads events of one type by timestamp.
@@ -399,10 +411,10 @@ func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, err
 	if !q.To.IsZero() {
 		to = q.To.UnixMilli()
 	}
-	text := `SELECT ` + named + ` WHERE e.type = (SELECT id FROM types WHERE name = ?1) AND e.timestamp >= ?2 AND e.timestamp < ?3 AND (e.timestamp, e.pos) > (?4, ?5) ORDER BY e.timestamp, e.pos LIMIT ?6`
+	text := `SELECT ` + named + ` WHERE events.type = (SELECT id FROM types WHERE name = ?1) AND events.timestamp >= ?2 AND events.timestamp < ?3 AND (events.timestamp, events.pos) > (?4, ?5) ORDER BY events.timestamp, events.pos LIMIT ?6`
 	ts, pos := int64(-1<<62), int64(-1)
 	if q.Backward {
-		text = `SELECT ` + named + ` WHERE e.type = (SELECT id FROM types WHERE name = ?1) AND e.timestamp >= ?2 AND e.timestamp < ?3 AND (e.timestamp, e.pos) < (?4, ?5) ORDER BY e.timestamp DESC, e.pos DESC LIMIT ?6`
+		text = `SELECT ` + named + ` WHERE events.type = (SELECT id FROM types WHERE name = ?1) AND events.timestamp >= ?2 AND events.timestamp < ?3 AND (events.timestamp, events.pos) < (?4, ?5) ORDER BY events.timestamp DESC, events.pos DESC LIMIT ?6`
 		ts, pos = 1<<62, 1<<62
 	}
 	if q.After.Valid {

@@ -22,7 +22,7 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 	var prev [32]byte
 	next, seen := int64(0), int64(0)
 	for {
-		rows, err := d.views.QueryContext(ctx, `SELECT `+named2+` WHERE e.pos >= ?1 AND e.pos < ?2 ORDER BY e.pos LIMIT ?3`, base|next, base|offsetMask, batch)
+		rows, err := d.views.QueryContext(ctx, `SELECT `+named2+` WHERE events.pos >= ?1 AND events.pos < ?2 ORDER BY events.pos LIMIT ?3`, base|next, base|offsetMask, batch)
 		if err != nil {
 			return mapError(err)
 		}
@@ -62,7 +62,7 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 	}
 }
 
-const named2 = `e.hash, ` + named
+const named2 = `events.hash, ` + named
 
 // withHash scans the hash column before the others.
 type withHash struct {

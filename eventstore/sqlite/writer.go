@@ -581,6 +581,31 @@ func (t *tx) Append(ctx context.Context, a driver.Append) (rs []driver.Receipt, 
 	return rs, mapError(err)
 }
 
+// Stream reads on the writer's connection: what the transaction has appended is seen nowhere else.
+func (t *tx) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s, err := t.w.stream(q.Stream)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	if s.version == 0 {
+		return nil, fmt.Errorf("stream %s: %w", q.Stream, driver.ErrNotFound)
+	}
+	text, from := streamRange(q)
+	st, err := t.w.stmt(`SELECT ` + named + ` WHERE events.stream = ? AND events.version ` + text + ` LIMIT ?`)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	rows, err := st.Query(s.id, from, q.Limit)
+	if err != nil {
+		return nil, mapError(err)
+	}
+	out, err := namedRecords(rows)
+	return out, mapError(err)
+}
+
 func (t *tx) Savepoint(_ context.Context, fn func() error) error { return t.w.savepoint(fn) }
 
 func (t *tx) Now() time.Time { return t.w.clock().UTC() }
