@@ -109,7 +109,7 @@ func (p *Platform) start(ctx context.Context, o *Options) error {
 	var err error
 	p.bus, err = bus.New(ctx, p.store, &bus.Options{
 		Member: o.Member, Lease: o.Lease, Logger: p.log,
-		Upcast: p.upcast, Validate: p.validate,
+		Upcast: p.Upcast, Validate: p.validate,
 	})
 	return err
 }

@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"eventstore/sqlite":     {"event", "eventstore/driver"},
 	"bus":                   {"event", "eventstore"},
 	"fhir":                  {"event"},
+	"aggregate":             {"event", "eventstore", "bus"},
 	"flow":                  {"event", "eventstore"},
 	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus"},
 	"cmd/carebus":           nil, // anything

@@ -213,8 +213,9 @@ func (p *Platform) changeSchema(ctx context.Context, eventType string, propose f
 	}
 }
 
-// upcast brings an event to the major of version.
-func (p *Platform) upcast(e event.Event, version string) (event.Event, error) {
+// Upcast returns an event as it would be in another version of its type, by the upcasters of the catalog and of the
+// registry. Versions of one major are read as they are.
+func (p *Platform) Upcast(e event.Event, version string) (event.Event, error) {
 	text, _, _ := strings.Cut(version, ".")
 	major, err := strconv.Atoi(text)
 	if err != nil {
