@@ -1,0 +1,2 @@
+// Package payer decides prior authorization requests by rules that are data.
+package payer
