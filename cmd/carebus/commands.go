@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		newPublishCommand(a),
 		newReplayCommand(a),
 		newSchemaCommand(a),
+		newStateCommand(a),
 		newStreamCommand(a),
 		newTailCommand(a),
 		newVerifyCommand(a),
