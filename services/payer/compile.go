@@ -125,8 +125,33 @@ func (c *compiler) compile(stage Stage, id, text string) expression {
 		c.refuseAt(id, 1, 1, "expression", err.Error(), "correct the constants of the expression")
 		return x
 	}
+	if _, _, err := program.Eval(newcomer); err != nil {
+		c.refuseAt(id, 1, 1, "empty-record", "the expression fails for a patient of whom nothing is recorded: "+err.Error(),
+			"test first: '4548-4' in obs && obs['4548-4'].value > 9")
+		return x
+	}
 	x.program = program
 	return x
+}
+
+// newcomer are the facts of a complete request for a patient of whom nothing is recorded. Such patients come every day,
+// so no expression may fail for one.
+var newcomer = func() map[string]any {
+	one, number, yes, specialty := int64(1), 1.0, true, "family medicine"
+	return (&Facts{
+		Request: Request{RxCUI: "0", Name: "x", Quantity: &number, DaysSupply: &one, Refills: &one,
+			PrescriberSpecialty: &specialty, DispenseAsWritten: &yes},
+		Patient: Patient{ID: "0", Age: &one, Sex: "female", State: "MA"},
+		Plan:    Plan{Payer: "x", LineOfBusiness: "commercial", MemberID: "0"},
+	}).named()
+}()
+
+// named returns the facts under the names that expressions use.
+func (f *Facts) named() map[string]any {
+	return map[string]any{
+		"rx": f.Request, "pt": f.Patient, "dx": f.Diagnoses, "hist": f.History,
+		"allergy": f.Allergies, "obs": f.Observations, "plan": f.Plan,
+	}
 }
 
 // classify names what the compiler found, and what helps.

@@ -53,8 +53,9 @@ type Decision struct {
 
 	RuleSet        string  `json:"ruleSet"`
 	RuleSetVersion string  `json:"ruleSetVersion"`
-	RuleID         string  `json:"ruleId,omitempty"` // empty when no rule was asked
+	RuleID         string  `json:"ruleId,omitempty"` // the rule of the drug, asked or not; empty when there is none
 	RuleVersion    string  `json:"ruleVersion,omitempty"`
+	RuleTitle      string  `json:"ruleTitle,omitempty"`
 	Benefit        Benefit `json:"benefit,omitempty"`
 
 	Checks  []Check            `json:"checks,omitempty"`  // every expression evaluated, in order
@@ -120,7 +121,7 @@ func (r *Rules) Decide(f Facts, onFile []Authorization, at time.Time) (Decision,
 	d := Decision{RuleSet: r.id, RuleSetVersion: r.version, At: at, Fingerprint: f.Fingerprint()}
 	rule := r.byDrug[f.Request.RxCUI]
 	if rule != nil {
-		d.RuleID, d.RuleVersion, d.Benefit = rule.id, rule.version, rule.benefit
+		d.RuleID, d.RuleVersion, d.RuleTitle, d.Benefit = rule.id, rule.version, rule.title, rule.benefit
 	}
 	switch a := covering(onFile, &f, at); {
 	case f.Plan.MemberID == "":
@@ -162,10 +163,7 @@ func (r *Rules) apply(rule *rule, f *Facts, d *Decision) error {
 		return err
 	}
 	decideBy := d.At.Add(clock.Deadline)
-	e := evaluation{rule: rule, d: d, facts: map[string]any{
-		"rx": f.Request, "pt": f.Patient, "dx": f.Diagnoses, "hist": f.History, "allergy": f.Allergies,
-		"obs": f.Observations, "plan": f.Plan,
-	}}
+	e := evaluation{rule: rule, d: d, facts: f.named()}
 
 	// What the rule must know of the patient comes before the rule itself: no expression can be trusted without it.
 	for _, member := range rule.asks {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/carebus/carebus/catalog/priorauth"
@@ -137,12 +138,19 @@ func readFile(data []byte) (*ruleFile, *Problem) {
 	p := at(data, d.InputOffset())
 	p.Code, p.Message, p.Remedy = "json", strings.TrimPrefix(err.Error(), "json: "), "write it as the documentation of package payer shows"
 	var wrong *json.UnmarshalTypeError
-	switch {
+	switch name, unknown := strings.CutPrefix(p.Message, "unknown field "); {
 	case errors.As(err, &wrong):
-		p.Expression = wrong.Field
-		p.Code, p.Message = "type", "a "+wrong.Value+" stands where the format wants another type"
-	case strings.Contains(err.Error(), "unknown field"):
-		p.Code, p.Remedy = "unknown-member", "correct its name, or leave it out"
+		p = at(data, wrong.Offset)
+		p.Expression, p.Code, p.Remedy = wrong.Field, "type", "write it as the documentation of package payer shows"
+		p.Message = "the member's type is " + strings.Fields(wrong.Value)[0] + ", which it may not be"
+	case unknown:
+		// The decoder has read on to the end. Where the name stands once, that is the place.
+		if places := regexp.MustCompile(regexp.QuoteMeta(name)+`\s*:`).FindAllIndex(data, 2); len(places) == 1 {
+			p = at(data, int64(places[0][0]))
+		} else {
+			p = &Problem{}
+		}
+		p.Code, p.Message, p.Remedy = "unknown-member", "the member "+name+" does not exist", "correct its name, or leave it out"
 	}
 	return nil, p
 }

@@ -3,6 +3,7 @@ package payer
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -34,6 +35,7 @@ type Rules struct {
 // rule is a rule ready to be evaluated.
 type rule struct {
 	id, version string
+	title       string
 	benefit     Benefit
 	asks        []string // members of the patient that its expressions read and that may be unknown
 	required    expression
@@ -138,7 +140,8 @@ func (l *loader) head() {
 }
 
 func (l *loader) codeSets() {
-	for name, codes := range l.file.Sets {
+	for _, name := range slices.Sorted(maps.Keys(l.file.Sets)) {
+		codes := l.file.Sets[name]
 		where := "sets." + name
 		if !setForm.MatchString(name) {
 			l.refuse("", where, "set-name", "the name of the set is not of capitals, digits and underscores", "rename it")
@@ -195,9 +198,12 @@ func (l *loader) drugs(e *ruleEntry, r *rule) {
 // rule compiles e. It returns a rule even when parts were refused, so that the rest of the file is looked at too.
 func (l *loader) rule(e *ruleEntry) *rule {
 	c := compiler{loader: l, rule: e.ID, ids: map[string]bool{}}
-	r := &rule{id: e.ID, version: e.Version, benefit: e.Benefit, approve: e.Approve}
+	r := &rule{id: e.ID, version: e.Version, title: e.Title, benefit: e.Benefit, approve: e.Approve}
 	if !versionForm.MatchString(e.Version) {
 		l.refuse(e.ID, "version", "required", "the rule has no version of three numbers", "give it one, such as 1.0.0, and raise it with every change")
+	}
+	if strings.TrimSpace(e.Title) == "" {
+		l.refuse(e.ID, "title", "required", "the rule has no title", "say which drug and use it is about")
 	}
 	if e.Benefit != BenefitPharmacy && e.Benefit != BenefitMedical {
 		l.refuse(e.ID, "benefit", "benefit", "the benefit is neither pharmacy nor medical", "state which of the two pays")

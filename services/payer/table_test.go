@@ -30,7 +30,7 @@ func TestKnownPopulation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := consistent(d, f); err != nil {
+			if err := consistent(d); err != nil {
 				t.Errorf("rule %s: %v", d.RuleID, err)
 			}
 			requests++
