@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 
@@ -167,9 +166,6 @@ func repeated(data []byte) *Problem {
 	var stack []level
 	for {
 		token, err := d.Token()
-		if err == io.EOF && len(stack) == 0 && d.InputOffset() > 0 {
-			return nil
-		}
 		if err != nil {
 			p := at(data, d.InputOffset())
 			p.Code, p.Message, p.Remedy = "json", "the text is not JSON: "+err.Error(), "correct the text at this place"
@@ -200,9 +196,8 @@ func repeated(data []byte) *Problem {
 					p := at(data, d.InputOffset())
 					p.Expression, p.Code, p.Message, p.Remedy = name, "repeated-member", "the member stands twice in one object", "keep one"
 					return p
-				} else {
-					l.seen[fold] = true
 				}
+				l.seen[strings.ToLower(name)] = true
 			}
 			l.key = !l.key
 		}

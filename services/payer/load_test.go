@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/services/payer"
 )
@@ -117,6 +119,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"appeal without deadline", `"days": 60`, `"days": 0`, payer.Problem{Code: "appeal", Expression: "appeals[0]"}},
 		{"appeal by pigeon", `"channel": "fax"`, `"channel": "pigeon"`, payer.Problem{Code: "appeal", Expression: "appeals[0]"}},
 		{"nobody to call", `"phoneNumber": "+1-800-555-0101"`, `"phoneNumber": ""`, payer.Problem{Code: "appeal", Expression: "appeals[0]"}},
+		{"appeal twice", `"appeals": [`, `"appeals": [{"lineOfBusiness": "*", "days": 1, "channel": "fax", "address": "x", "peerToPeer": {"phoneNumber": "x", "days": 1}, "source": "x"},`, payer.Problem{Code: "appeal", Expression: "appeals[1]"}},
+		{"appeal without source", `"days": 14}, "source": "house"`, `"days": 14}`, payer.Problem{Code: "source", Expression: "appeals[0]"}},
+		{"payer twice", `"dispensing": [`, `"dispensing": [{"payer": " * ", "pickupDays": 1, "source": "x"},`, payer.Problem{Code: "dispensing", Expression: "dispensing[1]"}},
+		{"figures without source", `"emergencySupplyDays": 3, "source": "house"`, `"emergencySupplyDays": 3`, payer.Problem{Code: "source", Expression: "dispensing[0]"}},
 		{"no figures for other payers", `"payer": "*"`, `"payer": "Acme"`, payer.Problem{Code: "dispensing", Expression: "dispensing"}},
 		{"no pickup", `"pickupDays": 14`, `"pickupDays": 0`, payer.Problem{Code: "dispensing", Expression: "dispensing[0]"}},
 	}
@@ -188,6 +194,35 @@ func TestExpressionsWithinTheirMeans(t *testing.T) {
 	}
 }
 
+// TestModificationsAddUp: every true one counts, the later over the earlier, and the rule's quantity still holds after.
+func TestModificationsAddUp(t *testing.T) {
+	modify := small[strings.Index(small, `"modify": [`):strings.Index(small, `    "approve"`)]
+	rules, err := payer.LoadRules([]byte(strings.Replace(small, modify, `"modify": [
+      {"id": "a", "when": "true", "set": {"refills": 1, "months": 6, "quantity": 7}, "reasonCode": "A", "reason": "Six months."},
+      {"id": "b", "when": "false", "set": {"months": 1}, "reasonCode": "B", "reason": "One month."},
+      {"id": "c", "when": "rx.daysSupply > 60", "set": {"daysSupply": 60, "months": 3}, "reasonCode": "C", "reason": "Sixty days."}
+    ],
+`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := rules.Decide(asking("1", func(f *payer.Facts) {
+		f.Request.DaysSupply, f.Request.Refills = ptr(int64(90)), ptr(int64(9))
+		f.Diagnoses = []payer.Diagnosis{{Code: "195967001"}}
+	}), nil, monday)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := consistent(d); err != nil {
+		t.Error(err)
+	}
+	want := payer.Grant{Quantity: 2, Unit: "inhaler", DaysSupply: 60, Refills: ptr(int64(1)), Months: 3,
+		Period: priorauth.Period{Start: monday, End: monday.AddDate(0, 3, 0)}}
+	if diff := cmp.Diff(&want, d.Approved); diff != "" || !strings.HasSuffix(trace(d), "modified A6 A C QUANTITY-LIMIT") {
+		t.Errorf("%s (-want +got)\n%s", trace(d), diff)
+	}
+}
+
 func TestFailingExpressionIsNoAnswer(t *testing.T) {
 	rules, err := payer.LoadRules([]byte(strings.Replace(small, "dx.exists(d, d.code in sets.ASTHMA)", "hist.all(h, int(h.name) > 3)", 1)))
 	if err != nil {
@@ -253,6 +288,32 @@ func TestDispensing(t *testing.T) {
 	saturday := friday.AddDate(0, 0, 1)
 	if got := rules.Dispensing("Humana").PickupBy(saturday); got.Weekday() != time.Friday {
 		t.Errorf("15 business days from a Saturday end on a %s", got.Weekday())
+	}
+}
+
+// TestDocumentedFileLoads reads the example of the package comment.
+func TestDocumentedFileLoads(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, file, _ := strings.Cut(string(doc), "//\t{\n")
+	file, _, ok := strings.Cut(file, "//\t}\n")
+	_, clocks, _ := strings.Cut(small, `"clocks": [`)
+	clocks, _, _ = strings.Cut(clocks, "]")
+	file = "{" + strings.NewReplacer("//\t", "", "    …\n", clocks).Replace(file) + "}"
+	rules, err := payer.LoadRules([]byte(file))
+	if !ok || err != nil {
+		t.Fatalf("the example of the package comment: %v", err)
+	}
+	d, err := rules.Decide(asking("896209", func(f *payer.Facts) {
+		f.Request.DaysSupply = ptr(int64(120))
+		f.Diagnoses = []payer.Diagnosis{{Code: "195967001", Active: true}}
+		f.History = []payer.PastDrug{{RxCUI: "895994"}}
+	}), nil, monday)
+	want := "paRequiredWhen=true small-child=false days=false asthma=true steroid-first=true one-fill=true modified A6 QL-EXCEEDED"
+	if got := trace(d); err != nil || got != want || d.Approved.DaysSupply != 90 || d.Approved.Quantity != 3 {
+		t.Errorf("%s, grant %+v, %v", got, d.Approved, err)
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 // TestKnownPopulation decides every prescription of the test data as it was made, an approval being on file for the
 // later ones, and compares with what an independent evaluation of the same criteria gave.
 func TestKnownPopulation(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads all FHIR test data")
+	}
 	people := persons(t)
 	if len(people) != 188 {
 		t.Fatalf("%d patients, want 188", len(people))
