@@ -16,14 +16,17 @@ import (
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/aggregate"
 	catalogpatient "github.com/carebus/carebus/catalog/patient"
+	catalogpriorauth "github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/patient"
+	"github.com/carebus/carebus/services/priorauth"
 )
 
 // entities are the kinds of entity whose state the program can fold, by category.
 var entities = map[string]entity{
-	patient.Records.Category(): entityOf(patient.Records, catalogpatient.RecordCreatedV1.Type(), catalogpatient.RecordCreatedV1.Version()),
+	priorauth.Requests.Category(): entityOf(priorauth.Requests, catalogpriorauth.RequestSubmittedV1.Type(), catalogpriorauth.RequestSubmittedV1.Version()),
+	patient.Records.Category():    entityOf(patient.Records, catalogpatient.RecordCreatedV1.Type(), catalogpatient.RecordCreatedV1.Version()),
 }
 
 // entity is an aggregate whose state is shown as JSON. Its protected values are masked as those of an event type are,
