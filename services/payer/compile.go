@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// costLimit bounds one evaluation. The dearest of the default rules over a history of a thousand drugs costs less
-	// than a fiftieth of it; a loop within a loop over that history costs more.
-	costLimit = 1_000_000
+	// costLimit bounds one evaluation, to a few tenths of a second. The dearest of the default rules (names of past drugs
+	// compared four times) needs half of it for a history of ten thousand drugs with long names; the others a fiftieth.
+	costLimit = 10_000_000
 	// maxExpression bounds the text of one expression, in code points.
 	maxExpression = 4096
 )

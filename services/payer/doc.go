@@ -108,6 +108,6 @@
 // or pt.state and nowhere tests it with has() asks for it when it is unknown. Last, each expression is tried on a patient
 // of whom nothing is recorded, so that obs['4548-4'].value without a test before it is found at once.
 //
-// An expression may cost a million units of CEL's measure for one request; then it is stopped with [ErrCost]. The rules of
-// the package stay far below for a history of thousands of drugs.
+// An expression may cost ten million units of CEL's measure for one request, some tenths of a second; then it is stopped
+// with [ErrCost]. The rules of the package stay within that for a history of ten thousand drugs.
 package payer

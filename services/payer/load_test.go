@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,9 +189,17 @@ func TestExpressionsWithinTheirMeans(t *testing.T) {
 	if d, err := rules.Decide(f, nil, monday); err != nil || d.Outcome != priorauth.DecisionDenied {
 		t.Errorf("a short history: %v, %v", d.Outcome, err)
 	}
-	long := asking(inhaler, func(f *payer.Facts) { f.History = make([]payer.PastDrug, 5000) })
-	if _, err := defaultRules(t).Decide(long, nil, monday); err != nil {
-		t.Errorf("a default rule and a history of 5000 drugs: %v", err)
+	for _, drug := range defaultRules(t).Drugs() {
+		long := asking(drug, func(f *payer.Facts) {
+			f.Request.PrescriberSpecialty, f.Request.Quantity, f.Request.DaysSupply = ptr("x"), ptr(9.0), ptr(int64(30))
+			for _, code := range []string{"69896004", "82423001", "195967001", "59621000", "44054006", "26929004", "192127007"} {
+				f.Diagnoses = append(f.Diagnoses, payer.Diagnosis{Code: code})
+			}
+			f.History = slices.Repeat([]payer.PastDrug{{RxCUI: "1234567", Name: strings.Repeat("long name ", 8), DaysAgo: 100}}, 10_000)
+		})
+		if _, err := defaultRules(t).Decide(long, nil, monday); err != nil {
+			t.Errorf("drug %s and a history of ten thousand drugs: %v", drug, err)
+		}
 	}
 }
 

@@ -77,9 +77,9 @@ func (r *Rules) Drugs() []string {
 // DefaultRules returns the rule set that comes with the package. It is compiled at the first call and shared.
 func DefaultRules() (*Rules, error) { return loadDefault() }
 
-// LoadRules reads and compiles a rule file; the package comment describes it. Everything that could fail later is
+// LoadRules reads and compiles a rule file; the package comment describes it. What can be found wrong without a patient is
 // refused now, all of it at once, with a *LoadError: names that do not exist, expressions that are not boolean or not
-// valid, a drug in two rules, members that may be absent and are not tested with has().
+// valid, a drug in two rules, members that may be absent and are not tested with has(). The data is not kept.
 func LoadRules(data []byte) (*Rules, error) {
 	f, p := readFile(data)
 	if p != nil {
