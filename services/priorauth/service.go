@@ -131,7 +131,7 @@ func (s *service) prescription(ctx context.Context, tx bus.Tx, e event.Of[medica
 	}
 	request := priorauth.RequestSubmitted{
 		PatientID: rx.PatientID, PrescriptionID: &rx.PrescriptionID, Medication: asked(rx.Medication), Payer: payerOf(rx.Payer),
-		Urgency: priorauth.UrgencyStandard, Benefit: priorauth.RequestSubmittedBenefitPharmacy, SubmittedAt: tx.Now(), SubmittedBy: new(Source),
+		Urgency: priorauth.UrgencyStandard, Benefit: priorauth.RequestSubmittedBenefitPharmacy, SubmittedAt: authored.UTC(), SubmittedBy: new(Source),
 	}
 	if rx.Prescriber != nil {
 		request.Prescriber = &priorauth.Prescriber{ID: rx.Prescriber.ID, NPI: rx.Prescriber.NPI, Name: rx.Prescriber.Name, Specialty: rx.Prescriber.Specialty}
