@@ -136,6 +136,22 @@ func TestDecide(t *testing.T) {
 			f.Diagnoses = []payer.Diagnosis{{Code: "406506008"}}
 		}},
 		{"ADHD at 2", adhd, "paRequiredWhen=true age=false denied A3 AGE", func(f *payer.Facts) { f.Patient.Age = ptr(int64(2)) }},
+		{"inhaler at 4", inhaler, "paRequiredWhen=true age=true diagnosis=false denied A3 DX-NOT-SUPPORTED", func(f *payer.Facts) { f.Patient.Age = ptr(int64(4)) }},
+		{"inhaler at 3", inhaler, "paRequiredWhen=true age=false denied A3 AGE", func(f *payer.Facts) { f.Patient.Age = ptr(int64(3)) }},
+		{"asthma, inhaled steroid a year ago", inhaler, "paRequiredWhen=true age=true diagnosis=true steroid-first=true approved A1", func(f *payer.Facts) {
+			f.Diagnoses, f.History = []payer.Diagnosis{{Code: "195967001"}}, []payer.PastDrug{{RxCUI: "895994", DaysAgo: 365}}
+		}},
+		{"asthma, inhaled steroid longer ago", inhaler, "paRequiredWhen=true age=true diagnosis=true steroid-first=false denied A3 STEP-THERAPY", func(f *payer.Facts) {
+			f.Diagnoses, f.History = []payer.Diagnosis{{Code: "195967001"}}, []payer.PastDrug{{RxCUI: "895994", DaysAgo: 366}}
+		}},
+		{"pill at 60", brandPill, "paRequiredWhen=true dispense-as-written=false age-and-sex=true generic-first=false denied A3 STEP-THERAPY", func(f *payer.Facts) { f.Patient.Age = ptr(int64(60)) }},
+		{"pill at 61", brandPill, "paRequiredWhen=true dispense-as-written=false age-and-sex=false denied A3 DEMOGRAPHIC-EDIT", func(f *payer.Facts) { f.Patient.Age = ptr(int64(61)) }},
+		{"third injector of a year", epinephrine, "paRequiredWhen=true allergy=false denied A3 DX-NOT-SUPPORTED", func(f *payer.Facts) {
+			f.History = []payer.PastDrug{{RxCUI: epinephrine, DaysAgo: 365}, {RxCUI: epinephrine, DaysAgo: 1}}
+		}},
+		{"second injector of a year", epinephrine, "paRequiredWhen=false not-required NA", func(f *payer.Facts) {
+			f.History = []payer.PastDrug{{RxCUI: epinephrine, DaysAgo: 366}, {RxCUI: epinephrine, DaysAgo: 1}}
+		}},
 		{"two injectors", epinephrine, "paRequiredWhen=false not-required NA", func(f *payer.Facts) { f.Request.Quantity = ptr(2.0) }},
 		{"four injectors", epinephrine, "paRequiredWhen=true allergy=true two-packs=false approved A1", func(f *payer.Facts) {
 			f.Request.Quantity, f.Allergies = ptr(4.0), []payer.Allergy{{Code: "91935009"}}
@@ -187,6 +203,8 @@ func TestGrant(t *testing.T) {
 		{"nothing said", copd(func(*payer.Request) {}), payer.Grant{Quantity: 1, Unit: "inhaler", DaysSupply: 30, Months: 12, Period: year}},
 		{"90 days", copd(func(rx *payer.Request) { rx.DaysSupply, rx.Refills = ptr(int64(90)), ptr(int64(3)) }),
 			payer.Grant{Quantity: 3, Unit: "inhaler", DaysSupply: 90, Refills: ptr(int64(3)), Months: 12, Period: year}},
+		{"31 days", copd(func(rx *payer.Request) { rx.DaysSupply = ptr(int64(31)) }),
+			payer.Grant{Quantity: 2, Unit: "inhaler", DaysSupply: 31, Months: 12, Period: year}},
 		{"less than allowed", copd(func(rx *payer.Request) { rx.Quantity, rx.DaysSupply = ptr(2.0), ptr(int64(90)) }),
 			payer.Grant{Quantity: 2, Unit: "inhaler", DaysSupply: 90, Months: 12, Period: year}},
 		{"more than allowed", copd(func(rx *payer.Request) { rx.Quantity, rx.DaysSupply = ptr(5.0), ptr(int64(90)) }),

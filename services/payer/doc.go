@@ -81,7 +81,7 @@
 //	}
 //
 // A drug (RxNorm) is in one rule at most. A quantity with perDays is for that many days and grows with the days that are
-// asked for, rounded up to whole units; without perDays it is for each fill. A modification sets quantity, daysSupply,
+// asked for, whole units being rounded up; without perDays it is for each fill. A modification sets quantity, daysSupply,
 // refills or months. An item of missing information is due after dueHours, but never after the decision itself; without
 // dueHours, with the decision.
 //

@@ -111,13 +111,17 @@ func exceeds(rx *Request, amount float64, perDays int64) bool {
 	return *rx.Quantity > allowed(rx, amount, perDays)
 }
 
-// allowed is the amount for the days that the request is for.
+// allowed is the amount for the days that the request is for. Whole units stay whole, rounded up: 31 days of two pens in 28
+// are three pens. An amount with a fraction is a measure, such as millilitres, and is not rounded.
 func allowed(rx *Request, amount float64, perDays int64) float64 {
-	if perDays > 0 && rx.DaysSupply != nil {
-		// Rounded up: packages are whole, and 31 days of two pens in 28 are three.
-		return math.Ceil(amount*float64(*rx.DaysSupply)/float64(perDays) - 1e-9)
+	if perDays == 0 || rx.DaysSupply == nil {
+		return amount
 	}
-	return amount
+	v := amount * float64(*rx.DaysSupply) / float64(perDays)
+	if amount == math.Trunc(amount) {
+		return math.Ceil(v)
+	}
+	return v
 }
 
 // ErrFacts is what Decide wraps when the facts are no question that can be answered; the text names the member.

@@ -103,6 +103,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"optional member tested elsewhere", `"when": "has(rx.quantity) && rx.quantity > 9"`, `"when": "has(rx.refills) && rx.quantity > 9"`, payer.Problem{Code: "untested", Rule: "R1", Expression: "less"}},
 		{"optional member tested in a text", criterion, `"when": "'has(rx.refills)' != '' && rx.refills > 1"`, payer.Problem{Code: "untested", Rule: "R1", Expression: "first"}},
 		{"optional member asked for too late", `"when": "false"`, `"when": "rx.daysSupply < 3"`, payer.Problem{Code: "untested", Rule: "R1", Expression: "exempt"}},
+		{"optional member asked for by a criterion", `"criteria": [`, `"criteria": [{"id": "x", "when": "!has(rx.refills)", "reasonCode": "X", "reason": "X"}, {"id": "y", "when": "rx.refills > 1", "reasonCode": "X", "reason": "X"},`, payer.Problem{Code: "untested", Rule: "R1", Expression: "y"}},
 		{"fails for an empty record", criterion, `"when": "obs['4548-4'].value > 9"`, payer.Problem{Code: "empty-record", Rule: "R1", Expression: "first"}},
 		{"no reason", `"reason": "No asthma."`, `"reason": ""`, payer.Problem{Code: "reason", Rule: "R1", Expression: "first"}},
 		{"no reason code", `"reasonCode": "QL"`, `"reasonCode": ""`, payer.Problem{Code: "reason", Rule: "R1", Expression: "less"}},
@@ -232,17 +233,65 @@ func TestModificationsAddUp(t *testing.T) {
 	}
 }
 
+// TestFailingExpressionIsNoAnswer: the first failure is the one that is named.
 func TestFailingExpressionIsNoAnswer(t *testing.T) {
-	rules, err := payer.LoadRules([]byte(strings.Replace(small, "dx.exists(d, d.code in sets.ASTHMA)", "hist.all(h, int(h.name) > 3)", 1)))
+	const fails = "hist.all(h, int(h.name) > 3)"
+	for place, file := range map[string]string{
+		"exempt exempt":                 strings.NewReplacer(`"when": "false"`, `"when": "`+fails+`"}, {"id": "always", "when": "true"`, "dx.exists(d, d.code in sets.ASTHMA)", fails).Replace(small),
+		"criteria first":                strings.Replace(small, "dx.exists(d, d.code in sets.ASTHMA)", fails, 1),
+		"modify less":                   strings.Replace(small, "has(rx.quantity) && rx.quantity > 9", fails, 1),
+		"missingInfo missing":           strings.Replace(small, "!has(rx.daysSupply)", fails, 1),
+		"paRequiredWhen paRequiredWhen": strings.Replace(small, `"paRequiredWhen": "true"`, `"paRequiredWhen": "`+fails+`"`, 1),
+	} {
+		rules, err := payer.LoadRules([]byte(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := rules.Decide(asking("1", func(f *payer.Facts) {
+			f.Request.DaysSupply = ptr(int64(30))
+			f.Diagnoses = []payer.Diagnosis{{Code: "195967001"}}
+			f.History = []payer.PastDrug{{Name: "SECRET"}}
+		}), nil, monday)
+		if !errors.Is(err, payer.ErrEvaluation) || d.Outcome != "" || !strings.Contains(err.Error(), "rule R1, "+place+";") || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: %v, %v", place, d.Outcome, err)
+		}
+	}
+}
+
+// TestRuleThatCanDoWithoutAge: a rule that tests for the age is not stopped by its absence; one that reads it is.
+func TestRuleThatCanDoWithoutAge(t *testing.T) {
+	for when, want := range map[string]string{
+		"has(pt.age) && pt.age > 17": "paRequiredWhen=true exempt=false missing=false first=false denied A3 DX",
+		"pt.age > 17":                "pended A4 MISSING-INFORMATION",
+		"pt.state == 'MA'":           "pended A4 MISSING-INFORMATION",
+		"'pt.state' == plan.payer":   "paRequiredWhen=true exempt=false missing=false first=false denied A3 DX",
+	} {
+		rules, err := payer.LoadRules([]byte(strings.Replace(small, "dx.exists(d, d.code in sets.ASTHMA)", when, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := rules.Decide(asking("1", func(f *payer.Facts) {
+			f.Request.DaysSupply = ptr(int64(30))
+			f.Patient = payer.Patient{ID: "P1"}
+		}), nil, monday)
+		if err != nil || trace(d) != want {
+			t.Errorf("%s: %s, %v; want %s", when, trace(d), err, want)
+		}
+	}
+}
+
+func TestQuantityWithAFraction(t *testing.T) {
+	rules, err := payer.LoadRules([]byte(strings.Replace(small, `"amount": 1, "perDays": 30`, `"amount": 1.5, "perDays": 30`, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := rules.Decide(asking("1", func(f *payer.Facts) {
-		f.Request.DaysSupply = ptr(int64(30))
-		f.History = []payer.PastDrug{{Name: "SECRET"}}
-	}), nil, monday)
-	if !errors.Is(err, payer.ErrEvaluation) || d.Outcome != "" || strings.Contains(err.Error(), "SECRET") {
-		t.Errorf("%v, %v", d.Outcome, err)
+	for days, want := range map[int64]float64{30: 1.5, 60: 3, 10: 0.5} {
+		d, err := rules.Decide(asking("1", func(f *payer.Facts) {
+			f.Request.DaysSupply, f.Diagnoses = &days, []payer.Diagnosis{{Code: "195967001"}}
+		}), nil, monday)
+		if err != nil || d.Approved == nil || d.Approved.Quantity != want {
+			t.Errorf("%d days: %+v, %v; want %g", days, d.Approved, err, want)
+		}
 	}
 }
 
