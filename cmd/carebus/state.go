@@ -15,18 +15,21 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/aggregate"
+	"github.com/carebus/carebus/catalog/medication"
 	catalogpatient "github.com/carebus/carebus/catalog/patient"
 	catalogpriorauth "github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/patient"
+	"github.com/carebus/carebus/services/prescribing"
 	"github.com/carebus/carebus/services/priorauth"
 )
 
 // entities are the kinds of entity whose state the program can fold, by category.
 var entities = map[string]entity{
-	priorauth.Requests.Category(): entityOf(priorauth.Requests, catalogpriorauth.RequestSubmittedV1.Type(), catalogpriorauth.RequestSubmittedV1.Version()),
-	patient.Records.Category():    entityOf(patient.Records, catalogpatient.RecordCreatedV1.Type(), catalogpatient.RecordCreatedV1.Version()),
+	prescribing.Prescriptions.Category(): entityOf(prescribing.Prescriptions, medication.PrescriptionCreatedV1.Type(), medication.PrescriptionCreatedV1.Version()),
+	priorauth.Requests.Category():        entityOf(priorauth.Requests, catalogpriorauth.RequestSubmittedV1.Type(), catalogpriorauth.RequestSubmittedV1.Version()),
+	patient.Records.Category():           entityOf(patient.Records, catalogpatient.RecordCreatedV1.Type(), catalogpatient.RecordCreatedV1.Version()),
 }
 
 // entity is an aggregate whose state is shown as JSON. Its protected values are masked as those of an event type are,

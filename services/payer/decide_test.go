@@ -406,17 +406,19 @@ func TestFactsAreRefused(t *testing.T) {
 	nan := 0.0
 	nan /= nan
 	for member, change := range map[string]func(*payer.Facts){
-		"rx.rxcui":      func(f *payer.Facts) { f.Request.RxCUI = "" },
-		"pt.id":         func(f *payer.Facts) { f.Patient.ID = "" },
-		"rx.quantity":   func(f *payer.Facts) { f.Request.Quantity = &nan },
-		"rx.daysSupply": func(f *payer.Facts) { f.Request.DaysSupply = ptr(int64(0)) },
-		"rx.refills":    func(f *payer.Facts) { f.Request.Refills = ptr(int64(-1)) },
-		"rx.priority":   func(f *payer.Facts) { f.Request.Priority = "SECRET" },
-		"pt.age":        func(f *payer.Facts) { f.Patient.Age = ptr(int64(-1)) },
-		"obs":           func(f *payer.Facts) { f.Observations = map[string]payer.Observation{"SECRET": {Value: nan}} },
+		"rx.quantity ":   func(f *payer.Facts) { f.Request.Quantity = ptr(2e9) },
+		"rx.daysSupply ": func(f *payer.Facts) { f.Request.DaysSupply = ptr(int64(36526)) },
+		"rx.rxcui":       func(f *payer.Facts) { f.Request.RxCUI = "" },
+		"pt.id":          func(f *payer.Facts) { f.Patient.ID = "" },
+		"rx.quantity":    func(f *payer.Facts) { f.Request.Quantity = &nan },
+		"rx.daysSupply":  func(f *payer.Facts) { f.Request.DaysSupply = ptr(int64(0)) },
+		"rx.refills":     func(f *payer.Facts) { f.Request.Refills = ptr(int64(-1)) },
+		"rx.priority":    func(f *payer.Facts) { f.Request.Priority = "SECRET" },
+		"pt.age":         func(f *payer.Facts) { f.Patient.Age = ptr(int64(-1)) },
+		"obs":            func(f *payer.Facts) { f.Observations = map[string]payer.Observation{"SECRET": {Value: nan}} },
 	} {
 		_, err := defaultRules(t).Decide(asking(inhaler, change), nil, monday)
-		if !errors.Is(err, payer.ErrFacts) || !strings.Contains(err.Error(), member+" ") {
+		if !errors.Is(err, payer.ErrFacts) || !strings.Contains(err.Error(), ": "+member) {
 			t.Errorf("%s: %v", member, err)
 		} else if strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: the error quotes the value: %v", member, err)

@@ -108,7 +108,8 @@ func exceeds(rx *Request, amount float64, perDays int64) bool {
 	if rx.Quantity == nil {
 		return false
 	}
-	return *rx.Quantity > allowed(rx, amount, perDays)
+	const rounding = 1 + 1e-9 // of the division in allowed: what was granted covers the same request again
+	return *rx.Quantity > allowed(rx, amount, perDays)*rounding
 }
 
 // allowed is the amount for the days that the request is for. Whole units stay whole, rounded up: 31 days of two pens in 28
@@ -127,6 +128,12 @@ func allowed(rx *Request, amount float64, perDays int64) float64 {
 // ErrFacts is what Decide wraps when the facts are no question that can be answered; the text names the member.
 var ErrFacts = errors.New("payer: the facts are not a valid request")
 
+// Beyond these a number is a mistake.
+const (
+	maxQuantity = 1e9
+	maxDays     = 36_525
+)
+
 // check refuses facts that no rule could judge rightly. It never quotes a value.
 func (f *Facts) check() error {
 	bad := func(member, what string) error { return fmt.Errorf("%w: %s %s", ErrFacts, member, what) }
@@ -136,10 +143,10 @@ func (f *Facts) check() error {
 		return bad("rx.rxcui", "is empty; look the drug up in RxNorm first")
 	case f.Patient.ID == "":
 		return bad("pt.id", "is empty")
-	case rx.Quantity != nil && (!finite(*rx.Quantity) || *rx.Quantity <= 0):
-		return bad("rx.quantity", "is not a positive number; leave it out where it is unknown")
-	case rx.DaysSupply != nil && *rx.DaysSupply <= 0:
-		return bad("rx.daysSupply", "is not a positive number; leave it out where it is unknown")
+	case rx.Quantity != nil && !(*rx.Quantity > 0 && *rx.Quantity <= maxQuantity):
+		return bad("rx.quantity", "is not a positive number up to a billion; leave it out where it is unknown")
+	case rx.DaysSupply != nil && (*rx.DaysSupply <= 0 || *rx.DaysSupply > maxDays):
+		return bad("rx.daysSupply", "is not a positive number of days up to a hundred years; leave it out where it is unknown")
 	case rx.Refills != nil && *rx.Refills < 0:
 		return bad("rx.refills", "is negative")
 	case rx.Priority != "" && !rx.Priority.Known():
@@ -148,14 +155,12 @@ func (f *Facts) check() error {
 		return bad("pt.age", "is negative")
 	}
 	for code, o := range f.Observations {
-		if !finite(o.Value) || code == "" {
+		if math.IsNaN(o.Value) || math.IsInf(o.Value, 0) || code == "" {
 			return bad("obs", "holds a value that is not a number, or has no code")
 		}
 	}
 	return nil
 }
-
-func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // Fingerprint says who asks whom for what, as 64 hexadecimal digits: two requests with the same fingerprint are one
 // request, sent again. It is stable between processes and releases.

@@ -111,8 +111,8 @@ func anyFacts(rules *payer.Rules) *rapid.Generator[payer.Facts] {
 		return payer.Facts{
 			Request: payer.Request{
 				RxCUI: ruled.Draw(t, "rxcui"), Name: rapid.String().Draw(t, "name"),
-				Quantity:            rapid.Ptr(rapid.Float64Range(0.5, 1e300), true).Draw(t, "quantity"),
-				DaysSupply:          rapid.Ptr(rapid.Int64Min(1), true).Draw(t, "daysSupply"),
+				Quantity:            rapid.Ptr(rapid.OneOf(rapid.Float64Range(0.001, 100), rapid.Float64Range(0.001, 1e9)), true).Draw(t, "quantity"),
+				DaysSupply:          rapid.Ptr(rapid.OneOf(rapid.Int64Range(1, 100), rapid.Int64Range(1, 36525)), true).Draw(t, "daysSupply"),
 				Refills:             rapid.Ptr(rapid.Int64Range(0, 12), true).Draw(t, "refills"),
 				Priority:            rapid.SampledFrom([]priorauth.Urgency{"", "standard", "expedited"}).Draw(t, "priority"),
 				PrescriberSpecialty: rapid.Ptr(rapid.String(), true).Draw(t, "specialty"),

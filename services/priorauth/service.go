@@ -119,9 +119,13 @@ func (s *service) prescription(ctx context.Context, tx bus.Tx, e event.Of[medica
 		}
 	}
 	system, code := coding(rx.Medication.Code)
-	if _, err := tx.Exec(`INSERT INTO priorauth_history (prescription_id, patient_id, system, code, name, authored_at) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (prescription_id) DO NOTHING`, rx.PrescriptionID, rx.PatientID, system, code, rx.Medication.Name, authored.UnixMilli()); err != nil {
+	res, err := tx.Exec(`INSERT INTO priorauth_history (prescription_id, patient_id, system, code, name, authored_at) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (prescription_id) DO NOTHING`, rx.PrescriptionID, rx.PatientID, system, code, rx.Medication.Name, authored.UnixMilli())
+	if err != nil {
 		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return err // known: the group was sent back in the log
 	}
 	if !s.required(rx.Medication) {
 		return tx.Append(priorauth.DeterminationNotRequiredV1.New(Source, priorauth.DeterminationNotRequired{
@@ -143,7 +147,6 @@ func (s *service) prescription(ctx context.Context, tx bus.Tx, e event.Of[medica
 	for _, c := range rx.Conditions {
 		request.Diagnoses = append(request.Diagnoses, priorauth.Codeable(c))
 	}
-	var err error
 	if request.Clinical, err = clinical(tx, rx.PatientID, rx.PrescriptionID, authored); err != nil {
 		return err
 	}
