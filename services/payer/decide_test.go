@@ -1,6 +1,7 @@
 package payer_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -361,6 +362,12 @@ func TestRepeatedDenial(t *testing.T) {
 		if got := test.second.Repeats(first); got != test.want {
 			t.Errorf("%s: Repeats is %t", test.name, got)
 		}
+	}
+	var kept payer.Decision
+	if data, err := json.Marshal(first); err != nil {
+		t.Error(err)
+	} else if err := json.Unmarshal(data, &kept); err != nil || cmp.Diff(first, kept) != "" || !again(1, nil).Repeats(kept) {
+		t.Errorf("a decision kept as JSON is another: %v %s", err, cmp.Diff(first, kept))
 	}
 	if approved := again(7, func(f *payer.Facts) { f.History = []payer.PastDrug{{RxCUI: "748962"}} }); approved.Repeats(approved) {
 		t.Error("an approval repeats itself")

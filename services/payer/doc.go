@@ -2,7 +2,7 @@
 //
 // [LoadRules] reads and compiles a rule file once; [DefaultRules] is the one that comes with the package. [Rules.Decide]
 // is a pure function: the same facts, authorizations on file and moment give the same [Decision], which holds every
-// expression that was evaluated with its result. Nothing here reads a clock, a store or the network.
+// expression that was evaluated with its result. Rules read no clock, no store and no network.
 //
 //	rules, err := payer.LoadRules(data)
 //	…
