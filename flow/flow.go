@@ -193,6 +193,8 @@ type Options struct {
 	Limit int
 	// Pause is the time without any recording from which on it is marked. Default 1 s.
 	Pause time.Duration
+	// Theme is the colours of an SVG. Default ThemeAuto.
+	Theme Theme
 }
 
 func (o *Options) orDefault() Options {

@@ -17,23 +17,29 @@ import (
 const maxFlow = 20_000
 
 func newFlowCommand(a *app) *cobra.Command {
-	var mermaid, reveal bool
+	var mermaid, svg, reveal bool
+	var theme string
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "flow CORRELATION|EVENT",
 		Short: "Show who caused what in one flow",
 		Long: `Draws the flow of a correlation id, or of the event with the given id: as a tree of causes, or with --mermaid as a
-sequence diagram, from what the store really holds. Payloads are never shown. The error texts of failed handlers may hold
+sequence diagram in Mermaid or with --svg in SVG, from what the store really holds. Payloads are never shown. The error texts of failed handlers may hold
 protected values, and are masked.`,
 		Example: `carebus flow 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001
-  carebus flow --mermaid 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.mmd`,
+  carebus flow --mermaid 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.mmd
+  carebus flow --svg 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.svg`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 1 {
 				return usagef("--limit %d: give a number above 0", limit)
 			}
-			if mermaid && a.json() {
-				return usagef("--mermaid and -o json are two forms of the same; give one")
+			if mermaid && a.json() || svg && a.json() || mermaid && svg {
+				return usagef("--mermaid, --svg and -o json are forms of the same; give one")
+			}
+			colours, ok := map[string]flow.Theme{"auto": flow.ThemeAuto, "light": flow.ThemeLight, "dark": flow.ThemeDark}[theme]
+			if !ok {
+				return usagef("--theme %s: give auto, light or dark", theme)
 			}
 			return a.with(cmd, reading(), func(ctx context.Context, p *carebus.Platform) error {
 				f, more, err := readFlow(ctx, p, args[0], reveal)
@@ -43,12 +49,14 @@ protected values, and are masked.`,
 				if more {
 					fmt.Fprintf(cmd.ErrOrStderr(), "only the first %d events of the flow were read\n", maxFlow)
 				}
-				w, o := cmd.OutOrStdout(), &flow.Options{Limit: limit}
+				w, o := cmd.OutOrStdout(), &flow.Options{Limit: limit, Theme: colours}
 				switch {
 				case a.json():
 					return printJSON(w, f)
 				case mermaid:
 					return f.WriteMermaid(w, o)
+				case svg:
+					return f.WriteSVG(w, o)
 				}
 				return f.WriteTree(w, o)
 			})
@@ -56,6 +64,8 @@ protected values, and are masked.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&mermaid, "mermaid", false, "draw a Mermaid sequence diagram")
+	cmd.Flags().BoolVar(&svg, "svg", false, "draw an SVG sequence diagram")
+	cmd.Flags().StringVar(&theme, "theme", "auto", "colours of the SVG: auto, light or dark")
 	cmd.Flags().IntVar(&limit, "limit", 200, "draw at most so many events (-o json has all)")
 	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the error texts of failures")
 	return cmd

@@ -127,7 +127,7 @@ func (s *service) cancelled(_ context.Context, tx bus.Tx, e event.Of[priorauth.R
 
 // answer decides a request as of a moment, remembers the answer and says it.
 func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time) error {
-	facts := factsOf(r, s.member(r.PatientID, r.Coverage))
+	facts := factsOf(r, s.member(r.PatientID, r.Coverage), at)
 	onFile, err := authorizations(tx, facts)
 	if err != nil {
 		return err
@@ -226,8 +226,15 @@ func authorizations(tx bus.Tx, f Facts) (out []Authorization, err error) {
 	return out, rows.Err()
 }
 
-// factsOf reads a request as the rules want it.
-func factsOf(r priorauth.RequestSubmitted, member string) Facts {
+// factsOf reads a request as the rules want it. What it dates by an instant, and not by days, is counted from the moment
+// of the request.
+func factsOf(r priorauth.RequestSubmitted, member string, at time.Time) Facts {
+	ago := func(days *int64, since time.Time) int64 {
+		if days != nil || since.IsZero() {
+			return valueOf(days)
+		}
+		return max(0, int64(at.Sub(since)/(24*time.Hour)))
+	}
 	f := Facts{
 		Request: Request{Priority: r.Urgency},
 		Patient: Patient{ID: r.PatientID},
@@ -254,7 +261,7 @@ func factsOf(r priorauth.RequestSubmitted, member string) Facts {
 	said := map[string]bool{}
 	for _, d := range c.Diagnoses {
 		said[codeOf(&d.Code)] = true
-		f.Diagnoses = append(f.Diagnoses, Diagnosis{Code: codeOf(&d.Code), Display: valueOf(d.Code.Display), Active: d.Active == nil || *d.Active, DaysAgo: valueOf(d.DaysAgo)})
+		f.Diagnoses = append(f.Diagnoses, Diagnosis{Code: codeOf(&d.Code), Display: valueOf(d.Code.Display), Active: d.Active == nil || *d.Active, DaysAgo: ago(d.DaysAgo, d.OnsetAt)})
 	}
 	for _, d := range r.Diagnoses {
 		if !said[codeOf(&d)] {
@@ -262,7 +269,7 @@ func factsOf(r priorauth.RequestSubmitted, member string) Facts {
 		}
 	}
 	for _, h := range c.MedicationHistory {
-		f.History = append(f.History, PastDrug{RxCUI: codeOf(h.Code), Name: h.Name, DaysAgo: valueOf(h.DaysAgo)})
+		f.History = append(f.History, PastDrug{RxCUI: codeOf(h.Code), Name: h.Name, DaysAgo: ago(h.DaysAgo, h.PrescribedAt)})
 	}
 	for _, a := range c.Allergies {
 		f.Allergies = append(f.Allergies, Allergy{Code: codeOf(&a)})
@@ -274,8 +281,9 @@ func factsOf(r priorauth.RequestSubmitted, member string) Facts {
 		if f.Observations == nil {
 			f.Observations = map[string]Observation{}
 		}
-		if known, ok := f.Observations[codeOf(&o.Code)]; !ok || valueOf(o.DaysAgo) < known.DaysAgo {
-			f.Observations[codeOf(&o.Code)] = Observation{Value: *o.Value, DaysAgo: valueOf(o.DaysAgo)}
+		days := ago(o.DaysAgo, o.ObservedAt)
+		if known, ok := f.Observations[codeOf(&o.Code)]; !ok || days < known.DaysAgo {
+			f.Observations[codeOf(&o.Code)] = Observation{Value: *o.Value, DaysAgo: days}
 		}
 	}
 	return f

@@ -117,6 +117,15 @@ func TestDecisionsAsEvents(t *testing.T) {
 		asthmatic("PA2", day.AddDate(0, 2, 0), nil), // covered by what was approved for PA1
 		asthmatic("PA3", day, none),
 		asthmatic("PA4", day.AddDate(0, 0, 7), none), // the same request again
+		// Dated by an instant: the inhaled steroid of two years ago is too long ago for the rule.
+		asthmatic("PA8", day, func(r *priorauth.RequestSubmitted) {
+			r.PatientID = "P8"
+			r.Clinical.MedicationHistory[0].DaysAgo, r.Clinical.MedicationHistory[0].PrescribedAt = nil, day.AddDate(-2, 0, 0)
+		}),
+		asthmatic("PA9", day, func(r *priorauth.RequestSubmitted) {
+			r.PatientID = "P9"
+			r.Clinical.MedicationHistory[0].DaysAgo, r.Clinical.MedicationHistory[0].PrescribedAt = nil, day.AddDate(0, -2, 0)
+		}),
 		asthmatic("PA5", day, func(r *priorauth.RequestSubmitted) { r.PatientID = "STRANGER" }),
 		asthmatic("PA6", day, func(r *priorauth.RequestSubmitted) { r.PatientID, r.Medication.Code = "P6", nil }),
 		asthmatic("PA7", day, func(r *priorauth.RequestSubmitted) { r.PatientID, *r.Medication.Code.Code = "P7", "no-such-drug" }),
@@ -125,6 +134,7 @@ func TestDecisionsAsEvents(t *testing.T) {
 	for id, want := range map[string]priorauth.Decision{
 		"PA1": priorauth.DecisionApproved, "PA2": priorauth.DecisionApproved, "PA3": priorauth.DecisionDenied, "PA4": priorauth.DecisionDenied,
 		"PA5": priorauth.DecisionContactPayer, "PA6": priorauth.DecisionPended, "PA7": priorauth.DecisionNotRequired,
+		"PA8": priorauth.DecisionDenied, "PA9": priorauth.DecisionApproved,
 	} {
 		if got[id].Decision != want {
 			t.Errorf("%s: %s, want %s", id, got[id].Decision, want)
@@ -150,7 +160,7 @@ func TestDecisionsAsEvents(t *testing.T) {
 	if d := decisions(t, p)["PA6"]; d.Decision != priorauth.DecisionApproved || *d.AuthNumber != "AUTH-PA6" {
 		t.Errorf("after the answer: %+v", d)
 	}
-	if types, err := p.Store().Types(t.Context()); err != nil || types["priorauth.decision.made"] != 8 {
+	if types, err := p.Store().Types(t.Context()); err != nil || types["priorauth.decision.made"] != 10 {
 		t.Errorf("%v, %v; want one decision for each question, and none for a request that is decided", types, err)
 	}
 	if due, err := payer.Inbox(t.Context(), p.Store(), 10); err != nil || len(due) != 0 {
