@@ -1,8 +1,8 @@
 // Package flow shows who caused what: it builds the causation tree of one correlation id from what the store really
-// holds, and draws it as text for a terminal, as a Mermaid sequence diagram, or as JSON.
+// holds, and draws it as text for a terminal, as a sequence diagram in Mermaid or SVG, or as JSON.
 //
 //	f := flow.Build(records)           // the records of one correlation id, in the order they were recorded
-//	err := f.WriteTree(os.Stdout, nil) // or f.WriteMermaid, or json.Marshal(f)
+//	err := f.WriteTree(os.Stdout, nil) // or f.WriteMermaid, f.WriteSVG, json.Marshal(f)
 //
 // Services of a choreography know events, not each other; nobody ever wrote the flow down. It is derived here: when a
 // service states an event whose cause is another service's event, the second has reacted to the first. A consumer that
