@@ -26,7 +26,6 @@ type Definition[S any] struct {
 	evolve   map[string]evolver[S]
 	every    int
 	shape    int
-	retries  int
 	recent   *recent
 }
 
@@ -42,7 +41,7 @@ type Option[S any] func(*Definition[S])
 // slash, and the entity's id. It panics when the definition contradicts itself, as regexp.MustCompile does: definitions
 // are package variables.
 func Define[S any](category string, opts ...Option[S]) *Definition[S] {
-	d := &Definition[S]{category: category, evolve: map[string]evolver[S]{}, every: 100, shape: 1, retries: 10, recent: newRecent(16 << 20)}
+	d := &Definition[S]{category: category, evolve: map[string]evolver[S]{}, every: 100, shape: 1, recent: newRecent(16 << 20)}
 	if category == "" || strings.Contains(category, "/") {
 		panic(fmt.Sprintf("aggregate: category %q; use a name without a slash, such as patient.record", category))
 	}
@@ -73,11 +72,6 @@ func On[S, T any](def event.Definition[T], evolve func(s *S, e event.Of[T])) Opt
 // functions change their meaning: snapshots of another shape are not read. Default: every 100 events, shape 1.
 func Snapshots[S any](every, shape int) Option[S] {
 	return func(d *Definition[S]) { d.every, d.shape = max(every, 0), shape }
-}
-
-// Retries bounds how often Update decides anew when others were faster. Default 10.
-func Retries[S any](n int) Option[S] {
-	return func(d *Definition[S]) { d.retries = max(n, 0) }
 }
 
 // Loaded is the state of an entity at a version of its stream.
@@ -215,6 +209,18 @@ func (o outside) snapshot(ctx context.Context, category, id string, shape int) (
 	err = o.s.View(ctx, func(q eventstore.Querier) error {
 		return q.QueryRowContext(ctx, readSnapshot, category, id, shape).Scan(&s.version, &s.recordedAt, &s.state)
 	})
+	return s, err
+}
+
+// locked reads what a transaction of the store sees.
+type locked struct{ tx *eventstore.Tx }
+
+func (k locked) stream(ctx context.Context, q eventstore.StreamQuery) ([]eventstore.Record, error) {
+	return k.tx.Stream(ctx, q)
+}
+
+func (k locked) snapshot(ctx context.Context, category, id string, shape int) (s snapshot, err error) {
+	err = k.tx.QueryRowContext(ctx, readSnapshot, category, id, shape).Scan(&s.version, &s.recordedAt, &s.state)
 	return s, err
 }
 

@@ -14,9 +14,9 @@
 //
 // # Concurrency
 //
-// Update appends at the version that the decision was made upon. When somebody else was faster it loads the entity again
-// and decides anew, a bounded number of times. A decision may therefore be asked for more than once and must have no
-// effects.
+// Update appends at the version that the decision was made upon. When somebody else was faster it decides anew, inside a
+// transaction of the store, where nobody can be. A decision may therefore be asked for more than once and must have no
+// effects; and it must not wait for anything, nor use the store.
 //
 // # State
 //

@@ -27,19 +27,30 @@ func (d *Definition[S]) kept(ctx context.Context, r reader, id string) (snapshot
 	if d.every == 0 {
 		return snapshot{}, nil
 	}
-	if o, ok := r.(outside); ok && !d.recent.isPrepared(o.s) {
-		if err := o.s.Migrate(ctx, "aggregate", snapshotTable); errors.Is(err, eventstore.ErrReadOnly) {
+	if o, ok := r.(outside); ok {
+		if err := d.prepare(ctx, o.s); errors.Is(err, eventstore.ErrReadOnly) {
 			return snapshot{}, nil // nobody has kept one, and nobody can here
 		} else if err != nil {
 			return snapshot{}, err
 		}
-		d.recent.prepare(o.s)
 	}
 	s, err := r.snapshot(ctx, d.category, id, d.shape)
 	if errors.Is(err, sql.ErrNoRows) {
 		return snapshot{}, nil
 	}
 	return s, err
+}
+
+// prepare makes the table of snapshots in a store, once.
+func (d *Definition[S]) prepare(ctx context.Context, s *eventstore.Store) error {
+	if d.every == 0 || d.recent.isPrepared(s) {
+		return nil
+	}
+	if err := s.Migrate(ctx, "aggregate", snapshotTable); err != nil {
+		return err
+	}
+	d.recent.prepare(s)
+	return nil
 }
 
 // decode makes a state of a snapshot. One that cannot be read is of a shape that nobody has called another: the events
@@ -60,14 +71,8 @@ func (d *Definition[S]) due(before, after int64) bool {
 // keep writes a snapshot of a committed state when one is due. It only makes loading shorter, so that a failure to keep
 // it is no failure of the command, which is stored.
 func (d *Definition[S]) keep(ctx context.Context, l Log, id string, before int64, s Loaded[S]) {
-	if !d.due(before, s.Version) {
+	if !d.due(before, s.Version) || d.prepare(ctx, l.Store()) != nil {
 		return
-	}
-	if !d.recent.isPrepared(l.Store()) {
-		if l.Store().Migrate(ctx, "aggregate", snapshotTable) != nil {
-			return
-		}
-		d.recent.prepare(l.Store())
 	}
 	_ = l.Store().Update(ctx, func(tx *eventstore.Tx) error {
 		return d.write(func(query string, args ...any) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) }, id, s)

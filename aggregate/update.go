@@ -34,9 +34,11 @@ func (c command) eventID(stream string, i int) string {
 }
 
 // Update carries out a command: it loads the entity, lets decide choose events, and appends them at the version that the
-// decision was made upon. When the entity has changed meanwhile it decides anew. It returns the state after the events,
-// when they are on stable storage. An error of decide is returned as it is; after too many tries the error is
-// eventstore.ErrConflict.
+// decision was made upon. It returns the state after the events, when they are on stable storage. An error of decide is
+// returned as it is.
+//
+// When the entity has changed meanwhile, it decides anew inside a transaction of the store, where nobody can be faster:
+// many writers of one entity wait for each other, and share commits, instead of trying again and again.
 //
 // Events without a partition key get the entity's id, so that the bus keeps the order of the stream.
 func (d *Definition[S]) Update(ctx context.Context, l Log, id string, decide Decide[S], opts ...UpdateOption) (Loaded[S], error) {
@@ -45,42 +47,39 @@ func (d *Definition[S]) Update(ctx context.Context, l Log, id string, decide Dec
 		o(&c)
 	}
 	if c.id != "" {
-		if done, err := d.done(ctx, l, id, c); done || err != nil {
-			if err != nil {
-				return Loaded[S]{}, err
-			}
+		if done, err := d.done(ctx, l, id, c); err != nil {
+			return Loaded[S]{}, err
+		} else if done {
 			return d.Load(ctx, l, id)
 		}
 	}
-	var conflict error
-	for try := 0; try <= d.retries; try++ {
-		s, next, err := d.try(ctx, l, id, c, decide, try == 0)
-		switch {
-		case c.id != "" && errors.Is(err, eventstore.ErrDifferentContent):
-			// Somebody has carried out the same command since we looked.
-			if done, derr := d.done(ctx, l, id, c); !done {
-				return s, errors.Join(err, derr)
-			}
-			return d.Load(ctx, l, id)
-		case !errors.Is(err, eventstore.ErrConflict):
-			return next, err
-		}
-		conflict = err
+	s, err := d.try(ctx, l, id, c, decide, true)
+	if errors.Is(err, eventstore.ErrConflict) {
 		d.recent.forget(key{l.Store(), d.Stream(id)})
+		s, err = d.decideInside(ctx, l, id, c, decide)
 	}
-	return Loaded[S]{}, fmt.Errorf("aggregate: given up after %d tries: %w", d.retries+1, conflict)
+	if c.id != "" && err != nil {
+		// Perhaps somebody has carried out the same command since we looked, and that is why.
+		if done, derr := d.done(ctx, l, id, c); done {
+			return d.Load(ctx, l, id)
+		} else if derr != nil {
+			return s, errors.Join(err, derr)
+		}
+	}
+	return s, err
 }
 
 // try decides once. A remembered state may be old; the append finds that out, so that a decision to do something needs
 // no look at the store. A decision to do nothing, or to refuse, is made again upon what the store has.
-func (d *Definition[S]) try(ctx context.Context, l Log, id string, c command, decide Decide[S], remembered bool) (was, is Loaded[S], err error) {
+func (d *Definition[S]) try(ctx context.Context, l Log, id string, c command, decide Decide[S], remembered bool) (Loaded[S], error) {
 	s, known := Loaded[S]{}, false
 	if remembered {
 		s, known = d.remembered(l, id)
 	}
 	if !known {
+		var err error
 		if s, err = d.Load(ctx, l, id); err != nil && !errors.Is(err, eventstore.ErrNotFound) {
-			return s, s, err
+			return s, err
 		}
 	}
 	events, err := decide(s.State)
@@ -88,21 +87,51 @@ func (d *Definition[S]) try(ctx context.Context, l Log, id string, c command, de
 		return d.try(ctx, l, id, c, decide, false)
 	}
 	if err != nil || len(events) == 0 {
-		return s, s, err
+		return s, err
 	}
 	events = d.complete(ctx, events, id, c)
 	receipts, err := l.Store().Append(ctx, d.Stream(id), s.Version, events...)
 	if err != nil {
-		return s, s, err
+		return s, err
 	}
-	is = s
-	if err := d.follow(l, &is, events, receipts); err != nil {
+	return d.appended(ctx, l, id, s, events, receipts)
+}
+
+// decideInside decides inside a transaction.
+func (d *Definition[S]) decideInside(ctx context.Context, l Log, id string, c command, decide Decide[S]) (s Loaded[S], err error) {
+	if err := d.prepare(ctx, l.Store()); err != nil {
+		return s, err
+	}
+	var events []event.Event
+	var receipts []eventstore.Receipt
+	err = l.Store().Update(ctx, func(tx *eventstore.Tx) error {
+		s, err = d.fold(ctx, l, locked{tx}, id, everything)
+		if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
+			return err
+		}
+		if events, err = decide(s.State); err != nil || len(events) == 0 {
+			return err
+		}
+		events = d.complete(ctx, events, id, c)
+		receipts, err = tx.Append(ctx, d.Stream(id), s.Version, events...)
+		return err
+	})
+	if err != nil || len(events) == 0 {
+		return s, err
+	}
+	return d.appended(ctx, l, id, s, events, receipts)
+}
+
+// appended is the state after events that are stored.
+func (d *Definition[S]) appended(ctx context.Context, l Log, id string, s Loaded[S], events []event.Event, receipts []eventstore.Receipt) (Loaded[S], error) {
+	before := s.Version
+	if err := d.follow(l, &s, events, receipts); err != nil {
 		d.recent.forget(key{l.Store(), d.Stream(id)})
-		return s, is, err
+		return s, err
 	}
-	d.remember(l, id, is)
-	d.keep(ctx, l, id, s.Version, is)
-	return s, is, nil
+	d.remember(l, id, s)
+	d.keep(ctx, l, id, before, s)
+	return s, nil
 }
 
 // done reports whether a command was carried out before.

@@ -23,6 +23,7 @@ import (
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/care"
 	"github.com/carebus/carebus/services/patient"
+	"github.com/carebus/carebus/services/pharmacy"
 	"github.com/carebus/carebus/services/prescribing"
 	"github.com/carebus/carebus/services/priorauth"
 )
@@ -32,6 +33,7 @@ var entities = map[string]entity{
 	care.Plans.Category():                entityOf(care.Plans, catalogcare.PlanCreatedV1.Type(), catalogcare.PlanCreatedV1.Version()),
 	care.Tasks.Category():                entityOf(care.Tasks, catalogcare.TaskAssignedV1.Type(), catalogcare.TaskAssignedV1.Version()),
 	care.Teams.Category():                entityOf(care.Teams, catalogcare.TeamUpdatedV1.Type(), catalogcare.TeamUpdatedV1.Version()),
+	pharmacy.Stocks.Category():           entityOf(pharmacy.Stocks, medication.InventoryReservedV1.Type(), medication.InventoryReservedV1.Version()),
 	prescribing.Prescriptions.Category(): entityOf(prescribing.Prescriptions, medication.PrescriptionCreatedV1.Type(), medication.PrescriptionCreatedV1.Version()),
 	priorauth.Requests.Category():        entityOf(priorauth.Requests, catalogpriorauth.RequestSubmittedV1.Type(), catalogpriorauth.RequestSubmittedV1.Version()),
 	patient.Records.Category():           entityOf(patient.Records, catalogpatient.RecordCreatedV1.Type(), catalogpatient.RecordCreatedV1.Version()),
