@@ -27,6 +27,9 @@ var allowed = map[string][]string{
 	"bus":                   {"event", "eventstore"},
 	"fhir":                  {"event"},
 	"aggregate":             {"event", "eventstore", "bus"},
+	"timer":                 {"event", "eventstore"},
+	"saga":                  {"event", "eventstore", "bus", "timer"},
+	"projection":            {"event", "eventstore", "bus"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	"flow":                  {"event", "eventstore"},
 	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus"},
