@@ -37,6 +37,9 @@ type Timer struct {
 	ID   string         `json:"id"`
 	At   time.Time      `json:"at"`
 	What event.Metadata `json:"event"` // of the event to come
+	// Error says why the event was refused when the timer was due. Such a timer stays, and does not fire again: set it
+	// anew with an event that is accepted, or cancel it.
+	Error string `json:"error,omitempty"`
 }
 
 // ErrID refuses an id of a timer that is empty or longer than 512 bytes.
@@ -48,9 +51,10 @@ CREATE TABLE carebus_timers (
 	id TEXT PRIMARY KEY,
 	due_at BIGINT NOT NULL,
 	stream TEXT NOT NULL,
-	event TEXT NOT NULL
+	event TEXT NOT NULL,
+	error TEXT NOT NULL
 );
-CREATE INDEX carebus_timers_due ON carebus_timers (due_at);
+CREATE INDEX carebus_timers_due ON carebus_timers (due_at) WHERE error = '';
 `
 
 // Open returns the timers of a store and creates or upgrades their table.
@@ -95,8 +99,8 @@ func (t *Timers) SetStream(ctx context.Context, tx Tx, id string, at time.Time, 
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO carebus_timers (id, due_at, stream, event) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (id) DO UPDATE SET due_at = excluded.due_at, stream = excluded.stream, event = excluded.event`, id, at.UnixMicro(), stream, string(text))
+	_, err = tx.Exec(`INSERT INTO carebus_timers (id, due_at, stream, event, error) VALUES ($1, $2, $3, $4, '')
+		ON CONFLICT (id) DO UPDATE SET due_at = excluded.due_at, stream = excluded.stream, event = excluded.event, error = ''`, id, at.UnixMicro(), stream, string(text))
 	return err
 }
 
@@ -123,22 +127,22 @@ func (t *Timers) CancelTx(tx Tx, id string) (was bool, err error) {
 func (t *Timers) Pending(ctx context.Context, after string, limit int) ([]Timer, error) {
 	var out []Timer
 	err := t.store.View(ctx, func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(ctx, `SELECT id, due_at, event FROM carebus_timers WHERE id > $1 ORDER BY id LIMIT $2`, after, limit)
+		rows, err := q.QueryContext(ctx, `SELECT id, due_at, event, error FROM carebus_timers WHERE id > $1 ORDER BY id LIMIT $2`, after, limit)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var id, text string
+			var id, text, refused string
 			var due int64
-			if err := rows.Scan(&id, &due, &text); err != nil {
+			if err := rows.Scan(&id, &due, &text, &refused); err != nil {
 				return err
 			}
 			e, err := read(id, text)
-			if err != nil {
+			if err != nil && refused == "" {
 				return err
 			}
-			out = append(out, Timer{ID: id, At: time.UnixMicro(due).UTC(), What: e.Metadata})
+			out = append(out, Timer{ID: id, At: time.UnixMicro(due).UTC(), What: e.Metadata, Error: refused})
 		}
 		return rows.Err()
 	})
@@ -187,8 +191,8 @@ func (t *Timers) fireSome(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// publish appends a timer's event. One that is refused (its schema has changed since it was set) is given up and
-// reported: it must not keep the others from firing.
+// publish appends a timer's event. One that is refused (its schema has changed since it was set) is put back with the
+// reason: it must not keep the others from firing, and it must not be lost.
 func (t *Timers) publish(ctx context.Context, tx *eventstore.Tx, d dueRow) error {
 	e, err := read(d.id, d.text)
 	if err == nil {
@@ -200,8 +204,9 @@ func (t *Timers) publish(ctx context.Context, tx *eventstore.Tx, d dueRow) error
 	case err == nil:
 		return nil
 	case errors.As(err, &invalid), errors.Is(err, eventstore.ErrDifferentContent):
-		t.opts.Logger.Error("timer: event refused and dropped; publish a corrected one", "timer", d.id, "eventType", e.Type, "error", err)
-		return nil
+		t.opts.Logger.Error("timer: the event was refused when it was due; set the timer anew with one that is accepted, or cancel it", "timer", d.id, "eventType", e.Type, "error", err)
+		_, err = tx.ExecContext(ctx, `INSERT INTO carebus_timers (id, due_at, stream, event, error) VALUES ($1, $2, $3, $4, $5)`, d.id, d.at, d.stream, d.text, err.Error())
+		return err
 	}
 	return err
 }
@@ -212,7 +217,7 @@ type dueRow struct {
 }
 
 func dueRows(ctx context.Context, tx *eventstore.Tx) ([]dueRow, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, due_at, stream, event FROM carebus_timers WHERE due_at <= $1 ORDER BY due_at LIMIT $2`, tx.Now().UnixMicro(), fireAtOnce)
+	rows, err := tx.QueryContext(ctx, `SELECT id, due_at, stream, event FROM carebus_timers WHERE error = '' AND due_at <= $1 ORDER BY due_at LIMIT $2`, tx.Now().UnixMicro(), fireAtOnce)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +265,7 @@ func (t *Timers) Run(ctx context.Context) error {
 func (t *Timers) fireIfDue(ctx context.Context) error {
 	var next sql.NullInt64
 	err := t.store.View(ctx, func(q eventstore.Querier) error {
-		return q.QueryRowContext(ctx, `SELECT MIN(due_at) FROM carebus_timers`).Scan(&next)
+		return q.QueryRowContext(ctx, `SELECT MIN(due_at) FROM carebus_timers WHERE error = ''`).Scan(&next)
 	})
 	// The look is by this process's clock, a second early; whether a timer is due is decided by the store's.
 	if err != nil || !next.Valid || time.Now().Add(time.Second).UnixMicro() < next.Int64 {

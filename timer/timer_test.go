@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,5 +233,50 @@ func TestRefused(t *testing.T) {
 	}
 	if p, err := ts.Pending(t.Context(), "", 10); err != nil || len(p) != 0 {
 		t.Errorf("a timer of a transaction that was undone is there: %v %v", p, err)
+	}
+}
+
+// TestRefusedWhenDue: an event that the store does not take any more when its timer is due keeps no other from firing, is
+// not lost, and fires when it is set anew.
+func TestRefusedWhenDue(t *testing.T) {
+	refuse := true
+	d, err := sqlite.Open(context.Background(), filepath.Join(t.TempDir(), "t.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := eventstore.New(d, &eventstore.Options{Admit: func(ctx context.Context, e *event.Event) error {
+		*e = event.Complete(ctx, *e)
+		if refuse && e.Source == "old" {
+			return &event.InvalidError{Type: e.Type, Findings: []event.Finding{{Pointer: "/payload", Rule: "payload", Message: "its schema has changed"}}}
+		}
+		return nil
+	}})
+	defer s.Close()
+	ts := timers(t, s, nil)
+	past := time.Now().Add(-time.Minute)
+	for id, source := range map[string]string{"a": "old", "b": "new"} {
+		if err := ts.Set(t.Context(), id, past, dueV1.New(source, due{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if _, err := ts.Fire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	types, err := s.Types(t.Context())
+	if err != nil || types[dueV1.Type()] != 1 {
+		t.Errorf("%v, %v; want the event of the other timer", types, err)
+	}
+	p, err := ts.Pending(t.Context(), "", 10)
+	if err != nil || len(p) != 1 || p[0].ID != "a" || !strings.Contains(p[0].Error, "schema has changed") {
+		t.Errorf("%+v, %v; want the refused timer with the reason", p, err)
+	}
+	refuse = false
+	if err := ts.Set(t.Context(), "a", past, dueV1.New("old", due{})); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := ts.Fire(t.Context()); err != nil || n != 1 {
+		t.Errorf("%d fired, %v, after it was set anew", n, err)
 	}
 }
