@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"timer":                 {"event", "eventstore"},
 	"saga":                  {"event", "eventstore", "bus", "timer"},
 	"projection":            {"event", "eventstore", "bus"},
+	"carebustest":           {"", "aggregate", "event"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	"flow":                  {"event", "eventstore"},
 	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus"},

@@ -113,6 +113,20 @@ func (d *Definition[S]) within(ctx context.Context, l Log, id string, within spa
 	return s, err
 }
 
+// Fold returns what events make of the zero state, in their order, without a store: for tests, and for events from
+// elsewhere. They are of the versions of the definition.
+func (d *Definition[S]) Fold(events ...event.Event) (S, error) {
+	var s S
+	for i, e := range events {
+		if ev, ok := d.evolve[e.Type]; ok {
+			if err := ev.apply(&s, e); err != nil {
+				return s, fmt.Errorf("aggregate: %s, event %d: %w", d.category, i+1, err)
+			}
+		}
+	}
+	return s, nil
+}
+
 // span is the beginning of a stream: whether an event of it, by version and time of recording, belongs to what is asked
 // for.
 type span func(version int64, recordedAt time.Time) bool

@@ -15,22 +15,13 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/aggregate"
+	"github.com/carebus/carebus/carebustest"
 	catalog "github.com/carebus/carebus/catalog/patient"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/patient"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func open(t *testing.T) *carebus.Platform {
-	t.Helper()
-	p, err := carebus.Open(context.Background(), "sqlite:"+filepath.Join(t.TempDir(), "patient.db"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
-	return p
-}
 
 func ptr[T any](v T) *T { return &v }
 
@@ -42,7 +33,7 @@ var jane = patient.Create{RecordCreated: catalog.RecordCreated{
 
 // TestLife goes through every command once, with the version after it.
 func TestLife(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	do := func(c patient.Command, version int64) patient.Record {
 		t.Helper()
 		got, err := patient.Do(t.Context(), p, "P1", c)
@@ -105,7 +96,7 @@ func TestLife(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	future := time.Now().Add(72 * time.Hour).Format(time.DateOnly)
 	refused := func(id string, c patient.Command, rule string) {
 		t.Helper()
@@ -165,7 +156,7 @@ func TestRefusals(t *testing.T) {
 
 // TestActiveTwice: an enrollment that has not ended is not made again.
 func TestActiveTwice(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	first := catalog.Enrolled{Program: catalog.EnrolledProgram{ID: ptr("PR1"), Name: "Adherence"}, EnrollmentDate: ptr("2023-03-01")}
 	second := first
 	second.EnrollmentDate = ptr("2024-03-01")
@@ -189,7 +180,7 @@ func TestActiveTwice(t *testing.T) {
 
 // TestOlderCode: the older name of the same fact is understood.
 func TestOlderCode(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	if _, err := patient.Do(t.Context(), p, "P1", jane); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +197,7 @@ func TestOlderCode(t *testing.T) {
 
 // TestFold: whatever is done to a record, its state is the fold of its events, read by anybody at any version.
 func TestFold(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	text := rapid.SampledFrom([]string{"a", "b", "c"})
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {

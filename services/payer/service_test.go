@@ -1,10 +1,8 @@
 package payer_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -12,6 +10,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog"
 	"github.com/carebus/carebus/catalog/payment"
 	"github.com/carebus/carebus/catalog/priorauth"
@@ -24,23 +23,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // running joins the service and runs the platform until the test ends.
 func running(t *testing.T, o payer.Options) *carebus.Platform {
 	t.Helper()
-	p, err := carebus.Open(context.Background(), "sqlite:"+filepath.Join(t.TempDir(), "payer.db"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := carebustest.Open(t)
 	if err := payer.Join(t.Context(), p, o); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		_ = p.Close()
-	})
+	carebustest.Run(t, p)
 	return p
 }
 
@@ -52,15 +39,7 @@ func settled(t *testing.T, p *carebus.Platform, events ...event.Event) {
 			t.Fatal(err)
 		}
 	}
-	for tick := p.Store().Tick(); ; {
-		g, err := p.Bus().Group(t.Context(), payer.Group)
-		if err == nil && g.Lag == 0 {
-			return
-		}
-		if tick, err = p.Store().Wait(t.Context(), tick); err != nil {
-			t.Fatal(err)
-		}
-	}
+	carebustest.Settle(t, p)
 }
 
 // asthmatic asks for the inhaler of rule PA-RESP-001.

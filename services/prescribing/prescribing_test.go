@@ -15,6 +15,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/catalog/patient"
 	catalog "github.com/carebus/carebus/catalog/priorauth"
@@ -38,7 +39,7 @@ func openAt(dir string) *carebus.Platform {
 // running runs the four services of the choreography until the test ends.
 func running(t *testing.T) *carebus.Platform {
 	t.Helper()
-	p := openAt(t.TempDir())
+	p := carebustest.Open(t)
 	asked := []string{"896209", "1049221"}
 	err := errors.Join(
 		prescribing.Join(p), payer.Join(t.Context(), p, payer.Options{}), portal.Join(t.Context(), p),
@@ -49,37 +50,8 @@ func running(t *testing.T) *carebus.Platform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		_ = p.Close()
-	})
+	carebustest.Run(t, p)
 	return p
-}
-
-func settled(t *testing.T, p *carebus.Platform) {
-	t.Helper()
-	for tick := p.Store().Tick(); ; {
-		groups, err := p.Bus().Groups(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		idle := len(groups) == 4
-		for _, g := range groups {
-			idle = idle && g.Lag == 0
-		}
-		if idle {
-			return
-		}
-		if tick, err = p.Store().Wait(t.Context(), tick); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -103,7 +75,7 @@ func TestChoreography(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	settled(t, p)
+	carebustest.Settle(t, p)
 	const copd = "13645005"
 	for id, c := range map[string]prescribing.Create{
 		"approved": create("896209", copd), "denied": create("896209"), "pended": create("1049221"), "plain": create("314076"),
@@ -115,7 +87,7 @@ func TestChoreography(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	settled(t, p)
+	carebustest.Settle(t, p)
 	submitted := "prescribing-service medication.prescription.created; priorauth-service priorauth.request.submitted; payer-service priorauth.decision.made; "
 	for id, want := range map[string]string{
 		"approved": submitted + "priorauth-service priorauth.status.approved; prescribing-service medication.prescription.ready; prescribing-service medication.prescription.status-changed; patient-portal patient.notification.sent",
@@ -164,7 +136,7 @@ func TestChoreography(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	settled(t, p)
+	carebustest.Settle(t, p)
 	again, err := p.Store().Types(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -178,8 +150,7 @@ func TestChoreography(t *testing.T) {
 
 // TestCancelled: what was cancelled stays so, whatever the payer says later.
 func TestCancelled(t *testing.T) {
-	p := openAt(t.TempDir())
-	defer p.Close()
+	p := carebustest.Open(t)
 	if _, err := prescribing.Do(t.Context(), p, "RX1", create("896209")); err != nil {
 		t.Fatal(err)
 	}
@@ -196,29 +167,15 @@ func TestCancelled(t *testing.T) {
 	if _, err := p.Publish(t.Context(), catalog.StatusApprovedV1.New("priorauth-service", catalog.StatusApproved{PriorAuthID: "PA1", PatientID: "P1", PrescriptionID: ptr("RX1"), Status: "APPROVED"})); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	for tick := p.Store().Tick(); ; {
-		if g, err := p.Bus().Group(t.Context(), prescribing.Group); err == nil && g.Lag == 0 {
-			break
-		}
-		if tick, err = p.Store().Wait(t.Context(), tick); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	carebustest.Run(t, p)
+	carebustest.Settle(t, p)
 	if now, err := prescribing.Prescriptions.Load(t.Context(), p, "RX1"); err != nil || now.State.Status != "cancelled" || now.Version != 2 {
 		t.Errorf("%+v, %v", now, err)
 	}
 }
 
 func TestRefusals(t *testing.T) {
-	p := openAt(t.TempDir())
-	defer p.Close()
+	p := carebustest.Open(t)
 	refused := func(id string, c prescribing.Command, rule string) {
 		t.Helper()
 		_, err := prescribing.Do(t.Context(), p, id, c)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/aggregate"
+	"github.com/carebus/carebus/carebustest"
 	catalog "github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/priorauth"
@@ -28,13 +29,6 @@ func openAt(dir string) *carebus.Platform {
 	if err != nil {
 		panic(err)
 	}
-	return p
-}
-
-func open(t *testing.T) *carebus.Platform {
-	t.Helper()
-	p := openAt(t.TempDir())
-	t.Cleanup(func() { _ = p.Close() })
 	return p
 }
 
@@ -60,7 +54,7 @@ var commands = map[string]priorauth.Command{
 // TestMoves tries every command from every status: what the table allows leads where it says, and everything else is
 // refused, naming the status, with nothing stored.
 func TestMoves(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	ways := map[priorauth.Status][]priorauth.Command{ // how to get there
 		priorauth.None: {}, priorauth.Draft: {create}, priorauth.Submitted: {submit}, priorauth.Pended: {submit, pend}, priorauth.Approved: {submit, approve},
 		priorauth.Denied: {submit, deny}, priorauth.Appealed: {submit, deny, appeal}, priorauth.Cancelled: {submit, cancel}, priorauth.Expired: {submit, approve, expire},
@@ -108,7 +102,7 @@ func TestMoves(t *testing.T) {
 
 // TestLife follows one request with its content: drafted, submitted, pended, answered, denied, appealed, approved.
 func TestLife(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	do := func(c priorauth.Command) priorauth.Request {
 		t.Helper()
 		got, err := priorauth.Do(t.Context(), p, "PA1", c)
@@ -157,7 +151,7 @@ func TestLife(t *testing.T) {
 }
 
 func TestRefusedContent(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	refused := func(id string, c priorauth.Command, rule string) {
 		t.Helper()
 		_, err := priorauth.Do(t.Context(), p, id, c)
@@ -192,7 +186,7 @@ func TestRefusedContent(t *testing.T) {
 
 // TestRandomLives: whatever is tried, the status moves as the table says, and the state is the fold of the events.
 func TestRandomLives(t *testing.T) {
-	p := open(t)
+	p := carebustest.Open(t)
 	names := []string{"create", "submit", "update", "request-information", "approve", "deny", "appeal", "cancel", "expire"}
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog/care"
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/catalog/patient"
@@ -23,7 +24,7 @@ import (
 // running joins the service and runs the platform until the test ends.
 func running(t *testing.T, more ...func(p *carebus.Platform) error) *carebus.Platform {
 	t.Helper()
-	p := open(t)
+	p := carebustest.Open(t)
 	err := priorauth.Join(t.Context(), p, priorauth.Options{
 		Required: func(m medication.Medication) bool { return m.Name != "Lisinopril 10mg Tablet" },
 	})
@@ -35,41 +36,19 @@ func running(t *testing.T, more ...func(p *carebus.Platform) error) *carebus.Pla
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	carebustest.Run(t, p)
 	return p
 }
 
-// settled waits until the service has handled everything and returns how many events there are of each type.
+// settled waits until everything was handled and returns how many events there are of each type.
 func settled(t *testing.T, p *carebus.Platform) map[string]int64 {
 	t.Helper()
-	for tick := p.Store().Tick(); ; {
-		groups, err := p.Bus().Groups(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		idle := len(groups) > 0
-		for _, g := range groups {
-			idle = idle && g.Lag == 0
-		}
-		if idle {
-			types, err := p.Store().Types(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			return types
-		}
-		if tick, err = p.Store().Wait(t.Context(), tick); err != nil {
-			t.Fatal(err)
-		}
+	carebustest.Settle(t, p)
+	types, err := p.Store().Types(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
+	return types
 }
 
 func publish(t *testing.T, p *carebus.Platform, events ...event.Event) {
@@ -217,7 +196,7 @@ func TestRejectedClaim(t *testing.T) {
 }
 
 func TestJoinWantsAFormulary(t *testing.T) {
-	if err := priorauth.Join(t.Context(), open(t), priorauth.Options{}); err == nil {
+	if err := priorauth.Join(t.Context(), carebustest.Open(t), priorauth.Options{}); err == nil {
 		t.Error("joined without knowing what payers want to be asked about")
 	}
 }
