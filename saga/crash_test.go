@@ -1,0 +1,3 @@
+package saga_test
+
+func child(string) {}
