@@ -197,7 +197,8 @@ func Skip(ctx context.Context, store *eventstore.Store, id string, a Act) error 
 	})
 }
 
-// Cancel has an instance undone. Calls under way are waited for. It returns when the wish is on stable storage.
+// Cancel has an instance undone. Calls under way are waited for. It returns when the wish is on stable storage; an
+// instance that comes to its end before it is heard stays as it is.
 func Cancel(ctx context.Context, store *eventstore.Store, id string, a Act) error {
 	return act(ctx, store, id, a, func(x *instance) (event.Definition[acted], bool, error) {
 		switch {
