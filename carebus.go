@@ -15,6 +15,7 @@ import (
 	"github.com/carebus/carebus/eventstore/driver"
 	"github.com/carebus/carebus/eventstore/sqlite"
 	"github.com/carebus/carebus/schema"
+	"github.com/carebus/carebus/timer"
 )
 
 // Options of a platform. The zero value works.
@@ -51,6 +52,7 @@ type Platform struct {
 	store    *eventstore.Store
 	registry *schema.Registry
 	bus      *bus.Bus
+	timers   *timer.Timers
 	limits   *event.Options
 	log      *slog.Logger
 	readOnly bool
@@ -107,6 +109,9 @@ func (p *Platform) start(ctx context.Context, o *Options) error {
 		return nil
 	}
 	var err error
+	if p.timers, err = timer.Open(ctx, p.store, &timer.Options{Logger: p.log}); err != nil {
+		return err
+	}
 	p.bus, err = bus.New(ctx, p.store, &bus.Options{
 		Member: o.Member, Lease: o.Lease, Logger: p.log,
 		Upcast: p.Upcast, Validate: p.validate,
@@ -187,8 +192,17 @@ func (p *Platform) Run(ctx context.Context) error {
 	if p.readOnly {
 		return ErrReadOnly
 	}
-	return p.bus.Run(ctx)
+	// Timers end first, and then the groups, which handle what has fired.
+	timers, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- p.timers.Run(timers) }()
+	err := p.bus.Run(ctx)
+	stop()
+	return errors.Join(err, <-done)
 }
+
+// Timers publish events at a time to come, while Run runs. It is nil when the platform is read-only.
+func (p *Platform) Timers() *timer.Timers { return p.timers }
 
 // Store is the event store, for reading the log, streams, flows and types.
 func (p *Platform) Store() *eventstore.Store { return p.store }

@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"carebustest":           {"", "aggregate", "event"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	"flow":                  {"event", "eventstore"},
-	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus"},
+	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
 	"cmd/carebus":           nil, // anything
 }
 

@@ -1,0 +1,243 @@
+package fulfillment
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/carebus/carebus/aggregate"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/catalog/medication"
+	"github.com/carebus/carebus/catalog/platform"
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/saga"
+)
+
+// Group is the name of the service's consumer group, beside those of the saga.
+const Group = "medication-fulfillment"
+
+// Platform is where the service runs. *carebus.Platform is one.
+type Platform interface {
+	aggregate.Log
+	Handle(group string, opts ...bus.Option) error
+}
+
+// Options of the service. The zero value works.
+type Options struct {
+	// Pharmacy fills prescriptions that name none. Default "PHARM123".
+	Pharmacy string
+	// NDC is the package of a medication that a pharmacy has. Default: the NDC that the prescription names, else its code,
+	// else its name.
+	NDC func(m medication.Medication) string
+	// Price is what a fill costs. Default 35.50 dollars.
+	Price func(m medication.Medication, quantity float64) catalog.USD
+	// PayerAnswers is how long the payer may take to answer a claim. Default 24 h.
+	PayerAnswers time.Duration
+	// PickupWindow is how long a fill waits for the patient before it is undone. Default 10 days.
+	PickupWindow time.Duration
+	// Group has further options of the consumer group, such as bus.Version.
+	Group []bus.Option
+}
+
+const tables = `
+CREATE TABLE fulfillment_prescriptions (prescription_id TEXT PRIMARY KEY, prescriber TEXT NOT NULL, quantity DOUBLE PRECISION NOT NULL, days_supply BIGINT NOT NULL,
+	pharmacy TEXT NOT NULL, expires TEXT NOT NULL, cancelled BIGINT NOT NULL);
+CREATE TABLE fulfillment_started (prescription_id TEXT PRIMARY KEY);
+CREATE TABLE fulfillment_failed (saga_id TEXT PRIMARY KEY);`
+
+// Join makes this process a member of the service. It reacts to
+//
+//	medication.prescription.ready       a fulfilment begins
+//	medication.prescription.created     what it needs to know: prescriber, quantity, pharmacy, expiry
+//	medication.prescription.cancelled   a fulfilment that is under way is undone
+//	platform.saga.failed                medication.fulfillment.failed, with the reason and what was undone
+//
+// and, as the saga, to the payer's answers and to the pickup.
+func Join(ctx context.Context, p Platform, o Options) error {
+	if o.Pharmacy == "" {
+		o.Pharmacy = "PHARM123"
+	}
+	if o.NDC == nil {
+		o.NDC = func(m medication.Medication) string {
+			switch {
+			case m.NDC != nil:
+				return *m.NDC
+			case m.Code != nil && m.Code.Code != nil:
+				return *m.Code.Code
+			}
+			return m.Name
+		}
+	}
+	if o.Price == nil {
+		o.Price = func(medication.Medication, float64) catalog.USD { return 3550 }
+	}
+	if o.PayerAnswers <= 0 {
+		o.PayerAnswers = 24 * time.Hour
+	}
+	if o.PickupWindow <= 0 {
+		o.PickupWindow = 10 * 24 * time.Hour
+	}
+	if err := p.Store().Migrate(ctx, Source, tables); err != nil {
+		return err
+	}
+	s := &service{p, o}
+	def := s.define()
+	if err := saga.Register(ctx, p, def); err != nil {
+		return err
+	}
+	return p.Handle(Group, append([]bus.Option{
+		bus.On(medication.PrescriptionCreatedV1, s.created),
+		bus.On(medication.PrescriptionCancelledV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.PrescriptionCancelled]) error {
+			return s.cancelled(tx, e.Payload.PrescriptionID)
+		}),
+		bus.On(medication.PrescriptionReadyV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.PrescriptionReady]) error {
+			return s.ready(ctx, tx, def, e)
+		}),
+		bus.On(platform.SagaFailedV1, s.failed),
+	}, o.Group...)...)
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (s *service) created(_ context.Context, tx bus.Tx, e event.Of[medication.PrescriptionCreated]) error {
+	rx := e.Payload
+	prescriber, pharmacyID, quantity, days := "", "", 0.0, int64(0)
+	if rx.Prescriber != nil {
+		if prescriber = text(rx.Prescriber.ID); prescriber == "" {
+			prescriber = text(rx.Prescriber.NPI)
+		}
+	}
+	if rx.Pharmacy != nil {
+		pharmacyID = text(rx.Pharmacy.ID)
+	}
+	if rx.Medication.Quantity != nil {
+		quantity = *rx.Medication.Quantity
+	}
+	if rx.Medication.DaysSupply != nil {
+		days = *rx.Medication.DaysSupply
+	}
+	_, err := tx.Exec(`INSERT INTO fulfillment_prescriptions (prescription_id, prescriber, quantity, days_supply, pharmacy, expires, cancelled) VALUES ($1, $2, $3, $4, $5, $6, 0)
+		ON CONFLICT (prescription_id) DO NOTHING`, rx.PrescriptionID, prescriber, quantity, days, pharmacyID, text(rx.ExpiresOn))
+	return err
+}
+
+// cancelled marks the prescription. A fulfilment that has not been verified yet is refused then; a person decides about
+// one that is further.
+func (s *service) cancelled(tx bus.Tx, prescriptionID string) error {
+	_, err := tx.Exec(`INSERT INTO fulfillment_prescriptions (prescription_id, prescriber, quantity, days_supply, pharmacy, expires, cancelled) VALUES ($1, '', 0, 0, '', '', 1)
+		ON CONFLICT (prescription_id) DO UPDATE SET cancelled = 1`, prescriptionID)
+	return err
+}
+
+type prescription struct {
+	prescriber, pharmacy string
+	quantity             float64
+	days                 int64
+	expires              time.Time
+	cancelled            bool
+}
+
+func prescriptionOf(tx bus.Tx, id string) (p prescription, err error) {
+	var expires string
+	var cancelled int64
+	err = tx.QueryRow(`SELECT prescriber, quantity, days_supply, pharmacy, expires, cancelled FROM fulfillment_prescriptions WHERE prescription_id = $1`, id).
+		Scan(&p.prescriber, &p.quantity, &p.days, &p.pharmacy, &expires, &cancelled)
+	if errors.Is(err, sql.ErrNoRows) {
+		return p, nil
+	}
+	if day, derr := time.Parse(time.DateOnly, expires); derr == nil {
+		p.expires = day.AddDate(0, 0, 1) // valid to the end of the day
+	}
+	p.cancelled = cancelled != 0
+	return p, err
+}
+
+// ready begins a fulfilment, once for a prescription.
+func (s *service) ready(ctx context.Context, tx bus.Tx, def *saga.Definition[Fulfillment], e event.Of[medication.PrescriptionReady]) error {
+	r := e.Payload
+	known, err := prescriptionOf(tx, r.PrescriptionID)
+	if err != nil {
+		return err
+	}
+	f := Fulfillment{
+		PrescriptionID: r.PrescriptionID, PatientID: r.PatientID, PharmacyID: s.o.Pharmacy, PrescriberID: known.prescriber, Quantity: known.quantity, DaysSupply: known.days,
+		PriorAuthID: text(r.PriorAuthID), AuthNumber: text(r.AuthNumber),
+	}
+	if r.Medication != nil {
+		f.Medication = *r.Medication
+		if r.Medication.Quantity != nil {
+			f.Quantity = *r.Medication.Quantity
+		}
+		if r.Medication.DaysSupply != nil {
+			f.DaysSupply = *r.Medication.DaysSupply
+		}
+	}
+	if r.Prescriber != nil && f.PrescriberID == "" {
+		f.PrescriberID = text(r.Prescriber.ID)
+	}
+	if known.pharmacy != "" {
+		f.PharmacyID = known.pharmacy
+	} else if r.Pharmacy != nil && text(r.Pharmacy.ID) != "" {
+		f.PharmacyID = *r.Pharmacy.ID
+	}
+	if f.Quantity <= 0 {
+		f.Quantity = 1 // one package, where nobody has said how much
+	}
+	f.NDC = s.o.NDC(f.Medication)
+	f.Total = s.o.Price(f.Medication, f.Quantity)
+	if first, err := once(tx, `INSERT INTO fulfillment_started (prescription_id) VALUES ($1) ON CONFLICT (prescription_id) DO NOTHING`, r.PrescriptionID); err != nil || !first {
+		return err
+	}
+	if err := def.StartTx(ctx, tx, ID(f.PrescriptionID), f); err != nil {
+		return err
+	}
+	return tx.Append(medication.FulfillmentStartedV1.New(Source, medication.FulfillmentStarted{
+		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(ID(f.PrescriptionID)), PharmacyID: &f.PharmacyID, Definition: new(Name + "/1"), StartedAt: tx.Now(),
+	}))
+}
+
+// once reports whether a row is new: what it stands for has not been done before, also when the group was sent back in
+// the log.
+func once(tx bus.Tx, insert, id string) (bool, error) {
+	res, err := tx.Exec(insert, id)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
+}
+
+// steps are the names in the catalog of what the saga calls its steps.
+var steps = map[string]medication.FulfillmentStep{
+	"verify": medication.FulfillmentStepVerify, "reserve": medication.FulfillmentStepReserve, "claim": medication.FulfillmentStepClaim, "payer": medication.FulfillmentStepClaim,
+	"fill": medication.FulfillmentStepFill, "notify": medication.FulfillmentStepNotify, "pickup": medication.FulfillmentStepNotify,
+}
+
+// failed says how a fulfilment ended that did not succeed.
+func (s *service) failed(_ context.Context, tx bus.Tx, e event.Of[platform.SagaFailed]) error {
+	if e.Payload.Saga != Name || e.Payload.Key == nil {
+		return nil
+	}
+	if first, err := once(tx, `INSERT INTO fulfillment_failed (saga_id) VALUES ($1) ON CONFLICT (saga_id) DO NOTHING`, e.Payload.SagaID); err != nil || !first {
+		return err
+	}
+	f := medication.FulfillmentFailed{PrescriptionID: *e.Payload.Key, FulfillmentID: &e.Payload.SagaID, Reason: e.Payload.Reason, Timestamp: tx.Now(), Step: steps[text(e.Payload.Step)]}
+	for _, step := range e.Payload.Compensated {
+		if named, ok := steps[step]; ok {
+			f.Compensated = append(f.Compensated, named)
+		}
+	}
+	for _, step := range e.Payload.Uncompensated {
+		if named, ok := steps[step]; ok {
+			f.Stuck = append(f.Stuck, named)
+		}
+	}
+	return tx.Append(medication.FulfillmentFailedV1.New(Source, f))
+}
