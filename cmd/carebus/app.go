@@ -24,6 +24,7 @@ import (
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -123,7 +124,8 @@ func exitCode(err error) int {
 	case errors.As(err, &missing), errors.Is(err, eventstore.ErrNotFound), errors.Is(err, schema.ErrUnknownType), errors.Is(err, schema.ErrUnknownVersion),
 		errors.Is(err, bus.ErrNoGroup), errors.Is(err, bus.ErrNotParked), errors.Is(err, bus.ErrNoJob):
 		return 3
-	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent),
+	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent), errors.Is(err, saga.ErrEnded), errors.Is(err, saga.ErrNotStuck),
+		errors.Is(err, saga.ErrUndoing), errors.Is(err, saga.ErrParked),
 		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersion):
 		return 4
 	}

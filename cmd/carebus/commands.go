@@ -15,6 +15,8 @@ func (a *app) commands() []*cobra.Command {
 		newJobCommand(a),
 		newPublishCommand(a),
 		newReplayCommand(a),
+		newRunCommand(a),
+		newSagaCommand(a),
 		newSchemaCommand(a),
 		newStateCommand(a),
 		newStreamCommand(a),
