@@ -149,16 +149,11 @@ func givenUp(ctx context.Context, s *eventstore.Store, r eventstore.Record, e ke
 		if err != nil {
 			return g, err
 		}
-		n -= len(b.Records)
-		if len(b.Records) > 0 {
-			g.To = b.Records[len(b.Records)-1].Offset + 1
-		}
-		if b.Next == g.To && len(b.Records) == 0 {
+		if b.Next == g.To {
 			break
 		}
-		if len(b.Records) == 0 {
-			g.To = b.Next
-		}
+		n -= len(b.Records)
+		g.To = b.Next
 	}
 	return g, nil
 }

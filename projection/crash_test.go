@@ -1,0 +1,3 @@
+package projection_test
+
+func child(string) {}
