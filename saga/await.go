@@ -25,6 +25,7 @@ func (r *runner) arrived(ctx context.Context, tx bus.Tx, rec eventstore.Record) 
 		return err
 	}
 	kept := map[string]bool{}
+	old := tx.Now().Sub(rec.RecordedAt) > keptFor // a group that is new to an old log
 	for v, d := range r.defs {
 		for _, a := range d.arrivals() {
 			if a.eventType != rec.Type {
@@ -37,7 +38,7 @@ func (r *runner) arrived(ctx context.Context, tx bus.Tx, rec eventstore.Record) 
 			if key == "" {
 				continue
 			}
-			if !kept[key] {
+			if !kept[key] && !old {
 				kept[key] = true
 				if _, err := tx.Exec(`INSERT INTO carebus_saga_kept (saga, type, key, at, event_id) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (saga, type, key, at, event_id) DO NOTHING`,
 					r.name, rec.Type, key, rec.RecordedAt.UnixMicro(), rec.ID); err != nil {

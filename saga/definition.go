@@ -72,8 +72,8 @@ func Define[S any](name string, version int, steps ...Step[S]) *Definition[S] {
 		switch {
 		case s.err != "":
 			wrong = append(wrong, s.err)
-		case s.plan.name == "" || strings.Contains(s.plan.name, "/"):
-			wrong = append(wrong, "every step needs a name without a slash")
+		case !stepName(s.plan.name):
+			wrong = append(wrong, "every step needs a name of 1 to 100 visible ASCII characters without a slash")
 		case seen[s.plan.name]:
 			wrong = append(wrong, "two steps are called "+s.plan.name)
 		case s.plan.noUndo && s.plan.undo != kindNone:
@@ -108,6 +108,15 @@ func Define[S any](name string, version int, steps ...Step[S]) *Definition[S] {
 		d.err = &DefinitionError{Saga: name, Version: version, Wrong: wrong}
 	}
 	return d
+}
+
+func stepName(name string) bool {
+	for i := range len(name) {
+		if name[i] <= ' ' || name[i] > '~' || name[i] == '/' {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 100
 }
 
 // About names the entity that an instance is about, such as the prescription: for people who look for it.

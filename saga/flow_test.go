@@ -560,16 +560,16 @@ func TestBadDefinitions(t *testing.T) {
 	}
 	h.Bus = b
 	for want, d := range map[string]*saga.Definition[order]{
-		"two steps are called a":              saga.Define("x", 1, ok, ok),
-		"a saga needs a step":                 saga.Define[order]("x", 1),
-		"the name must have":                  saga.Define("X y", 1, ok),
-		"versions count from 1":               saga.Define("x", 0, ok),
-		"has a compensation and NoUndo":       saga.Define("x", 1, ok.Compensate(effect("b")).NoUndo()),
-		"Parallel inside Parallel":            saga.Define("x", 1, saga.Parallel(saga.Parallel(ok))),
-		"Parallel without steps":              saga.Define("x", 1, saga.Parallel[order]()),
-		"step a has no function":              saga.Define("x", 1, saga.Do[order]("a", nil)),
-		"needs a key and an event to wait":    saga.Define("x", 1, saga.Await("a", rx)),
-		"every step needs a name without a /": saga.Define("x", 1, saga.Do("a/b", effect("a"))),
+		"two steps are called a":               saga.Define("x", 1, ok, ok),
+		"a saga needs a step":                  saga.Define[order]("x", 1),
+		"the name must have":                   saga.Define("X y", 1, ok),
+		"versions count from 1":                saga.Define("x", 0, ok),
+		"has a compensation and NoUndo":        saga.Define("x", 1, ok.Compensate(effect("b")).NoUndo()),
+		"Parallel inside Parallel":             saga.Define("x", 1, saga.Parallel(saga.Parallel(ok))),
+		"Parallel without steps":               saga.Define("x", 1, saga.Parallel[order]()),
+		"step a has no function":               saga.Define("x", 1, saga.Do[order]("a", nil)),
+		"needs a key and an event to wait":     saga.Define("x", 1, saga.Await("a", rx)),
+		"visible ASCII characters without a /": saga.Define("x", 1, saga.Do("a/b", effect("a"))),
 	} {
 		var bad *saga.DefinitionError
 		err := saga.Register(t.Context(), h, d)

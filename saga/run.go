@@ -105,7 +105,8 @@ func (r *runner) join(ctx context.Context, p Platform) error {
 		}
 	}
 	// A step's own limit comes before the group's, so that it is the step that fails.
-	opts = append(opts, bus.Timeout(limit+5*time.Second))
+	// So many transitions fill the time that the bus gives a commit; larger batches would only be repeated after a crash.
+	opts = append(opts, bus.Timeout(limit+5*time.Second), bus.BatchSize(128, 4<<20))
 	if err := p.Handle("saga-"+r.name, opts...); err != nil {
 		return err
 	}
