@@ -29,17 +29,16 @@ type chunk struct {
 
 // staged is what a transaction changes in the builder's memory once it has committed.
 type staged struct {
-	done   int // items behind it
 	events int64
 	held   map[bus.ParkedAt]int64
 	key    bus.ParkedAt // the held key whose events are made up for; zero for none
 }
 
-// fill applies the log up to the positions of snap. A reader keeps one chunk ahead, read and decoded, of what is being
-// written.
+// fill applies the log up to the positions of snap. A reader keeps chunks ahead, read and decoded, while others are being
+// written; what is there when a transaction begins shares it.
 func (b *builder) fill(ctx context.Context, snap bus.Positions) error {
 	reading, stop := context.WithCancel(ctx)
-	chunks := make(chan chunk)
+	chunks := make(chan chunk, ahead)
 	go func() {
 		defer close(chunks)
 		b.readAhead(reading, append([]int64(nil), b.pos...), snap.Next, chunks)
@@ -49,11 +48,22 @@ func (b *builder) fill(ctx context.Context, snap bus.Positions) error {
 		for range chunks { // until the reader has gone
 		}
 	}()
+	var waiting []chunk
 	for c := range chunks {
-		if c.err != nil {
-			return c.err
+		waiting = append(waiting[:0], c)
+	more:
+		for len(waiting) <= ahead {
+			select {
+			case c, ok := <-chunks:
+				if !ok {
+					break more
+				}
+				waiting = append(waiting, c)
+			default:
+				break more
+			}
 		}
-		if err := b.write(ctx, c, snap.Parked); err != nil {
+		if err := b.write(ctx, waiting, snap.Parked); err != nil {
 			return err
 		}
 	}
@@ -123,34 +133,51 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
-// write commits a chunk, in several transactions when it takes long.
-func (b *builder) write(ctx context.Context, c chunk, parked map[bus.ParkedAt]int64) error {
-	for {
+// write commits chunks, in several transactions when they take long.
+func (b *builder) write(ctx context.Context, cs []chunk, parked map[bus.ParkedAt]int64) error {
+	for _, c := range cs {
+		if c.err != nil {
+			return c.err
+		}
+	}
+	for len(cs) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var st staged
-		next := c.next
-		err := b.careful(ctx, func(ctx context.Context, tx *eventstore.Tx, careful bool) error {
-			st, next = staged{}, c.next
-			if err := b.apply(ctx, tx, c.items, parked, &st, careful, hold); err != nil {
-				return err
+		var full, done int // chunks finished, and items of the next
+		pos := make([]int64, len(b.pos))
+		err := b.careful(ctx, func(ctx context.Context, tx *eventstore.Tx, careful bool) (err error) {
+			st, full, done = staged{}, 0, 0
+			copy(pos, b.pos)
+			for until := time.Now().Add(hold); full < len(cs) && done == 0; {
+				c := &cs[full]
+				if done, err = b.apply(ctx, tx, c.items, parked, &st, careful, until); err != nil {
+					return err
+				}
+				pos[c.part] = c.next
+				if done < len(c.items) {
+					pos[c.part] = c.items[done].rec.Offset
+				} else {
+					full, done = full+1, 0
+				}
+				if time.Now().After(until) {
+					break
+				}
 			}
-			if st.done < len(c.items) {
-				next = c.items[st.done].rec.Offset
-			}
-			return b.save(ctx, tx, c.part, next, st)
+			return b.save(ctx, tx, pos, st)
 		})
 		if err != nil {
 			return err
 		}
-		b.pos[c.part] = next
+		b.pos = pos
 		b.settle(st)
 		b.tell()
-		if c.items = c.items[st.done:]; len(c.items) == 0 {
-			return nil
+		if cs = cs[full:]; len(cs) > 0 {
+			cs[0].items = cs[0].items[done:]
 		}
 	}
+	return nil
 }
 
 var errCareful = errors.New("projection: an event of a batch failed")
@@ -175,9 +202,9 @@ func (b *builder) careful(ctx context.Context, fn func(ctx context.Context, tx *
 }
 
 // apply runs the handlers for items, until the time is up, leaving out what the live group has not applied: events of
-// parked keys from the head on, which are held, and what was given up.
-func (b *builder) apply(ctx context.Context, tx *eventstore.Tx, items []item, parked map[bus.ParkedAt]int64, st *staged, careful bool, limit time.Duration) error {
-	begin := time.Now()
+// parked keys from the head on, which are held, and what was given up. It returns how many items are behind it, at least
+// one when there are any.
+func (b *builder) apply(ctx context.Context, tx *eventstore.Tx, items []item, parked map[bus.ParkedAt]int64, st *staged, careful bool, until time.Time) (done int, err error) {
 	if b.def.batched() && !careful {
 		records := make([]eventstore.Record, 0, len(items))
 		for i := range items {
@@ -185,27 +212,25 @@ func (b *builder) apply(ctx context.Context, tx *eventstore.Tx, items []item, pa
 				records = append(records, items[i].rec)
 			}
 		}
-		st.done += len(items)
 		st.events += int64(len(records))
 		if len(records) > 0 && guard(func() error { return b.def.handlers[0].batch(ctx, b.tx(ctx, tx), records) }) != nil {
-			return errCareful
+			return 0, errCareful
 		}
-		return nil
+		return len(items), nil
 	}
 	for i := range items {
 		it := &items[i]
-		if i > 0 && i%16 == 0 && limit > 0 && time.Since(begin) > limit {
-			return nil
+		if i > 0 && i%16 == 0 && !until.IsZero() && time.Now().After(until) {
+			return i, nil
 		}
 		if !b.leftOut(it.rec, parked, st) {
 			if err := b.applyOne(ctx, tx, it); err != nil {
-				return &EventError{Projection: b.def.name, EventID: it.rec.ID, EventType: it.rec.Type, Partition: it.rec.Partition, Offset: it.rec.Offset, Err: err}
+				return 0, &EventError{Projection: b.def.name, EventID: it.rec.ID, EventType: it.rec.Type, Partition: it.rec.Partition, Offset: it.rec.Offset, Err: err}
 			}
 			st.events++
 		}
-		st.done++
 	}
-	return nil
+	return len(items), nil
 }
 
 func (b *builder) applyOne(ctx context.Context, tx *eventstore.Tx, it *item) error {
@@ -266,10 +291,15 @@ func (b *builder) givenUp(k bus.ParkedAt, offset int64) bool {
 }
 
 // save writes down how far the build has come.
-func (b *builder) save(ctx context.Context, tx *eventstore.Tx, part int, next int64, st staged) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_projection_builds (name, part, next) VALUES ($1, $2, $3)
-		ON CONFLICT (name, part) DO UPDATE SET next = excluded.next`, b.def.name, part, next); err != nil {
-		return err
+func (b *builder) save(ctx context.Context, tx *eventstore.Tx, pos []int64, st staged) error {
+	for part, next := range pos {
+		if next == b.pos[part] {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_projection_builds (name, part, next) VALUES ($1, $2, $3)
+			ON CONFLICT (name, part) DO UPDATE SET next = excluded.next`, b.def.name, part, next); err != nil {
+			return err
+		}
 	}
 	for k, head := range st.held {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_projection_held (name, part, pkey, head) VALUES ($1, $2, $3, $4)`, b.def.name, k.Partition, k.Key, head); err != nil {
@@ -308,14 +338,15 @@ func (b *builder) reconcile(ctx context.Context, snap bus.Positions) error {
 			}
 			for {
 				var st staged
-				next := c.next
-				err := b.careful(ctx, func(ctx context.Context, tx *eventstore.Tx, careful bool) error {
+				var next int64
+				var done int
+				err := b.careful(ctx, func(ctx context.Context, tx *eventstore.Tx, careful bool) (err error) {
 					st, next = staged{key: k}, c.next
-					if err := b.apply(ctx, tx, c.items, nil, &st, careful, hold); err != nil {
+					if done, err = b.apply(ctx, tx, c.items, nil, &st, careful, time.Now().Add(hold)); err != nil {
 						return err
 					}
-					if st.done < len(c.items) {
-						next = c.items[st.done].rec.Offset
+					if done < len(c.items) {
+						next = c.items[done].rec.Offset
 					}
 					return b.moveHeld(ctx, tx, k, next, free && next >= to)
 				})
@@ -326,7 +357,7 @@ func (b *builder) reconcile(ctx context.Context, snap bus.Positions) error {
 				head = next
 				b.held[k] = head
 				b.tell()
-				if c.items = c.items[st.done:]; len(c.items) == 0 {
+				if c.items = c.items[done:]; len(c.items) == 0 {
 					break
 				}
 			}

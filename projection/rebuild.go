@@ -49,6 +49,8 @@ func (e *EventError) Unwrap() error { return e.Err }
 const (
 	chunkEvents = 2048
 	chunkBytes  = 4 << 20
+	// ahead is how many chunks wait, read and decoded, for the transaction under way to end.
+	ahead = 3
 	// hold is how long a build keeps the writer from others at a time; only the switch may take longer.
 	hold = 50 * time.Millisecond
 	// residue is how many log entries a switch may have left to catch up with, at first: while it does, the writers wait.

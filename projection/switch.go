@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
@@ -75,7 +76,7 @@ func (b *builder) finish(ctx context.Context, tx *eventstore.Tx, now bus.Positio
 			if c.err != nil {
 				return c.err
 			}
-			if err := b.apply(ctx, tx, c.items, now.Parked, st, careful, 0); err != nil {
+			if _, err := b.apply(ctx, tx, c.items, now.Parked, st, careful, time.Time{}); err != nil {
 				return err
 			}
 			b.pos[p] = c.next
@@ -89,7 +90,7 @@ func (b *builder) finish(ctx context.Context, tx *eventstore.Tx, now bus.Positio
 				return c.err
 			}
 			st.key = k
-			if err := b.apply(ctx, tx, c.items, nil, st, careful, 0); err != nil {
+			if _, err := b.apply(ctx, tx, c.items, nil, st, careful, time.Time{}); err != nil {
 				return err
 			}
 			head = c.next
