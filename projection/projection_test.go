@@ -114,7 +114,7 @@ func applyStep(_ context.Context, tx projection.Tx, e event.Of[step]) error {
 		return err
 	}
 	if n, err := res.RowsAffected(); err != nil || n != 1 {
-		return fmt.Errorf("event %d of the key is out of turn (%v)", e.Payload.Seq, err)
+		return fmt.Errorf("event %d of the key is out of turn (%w)", e.Payload.Seq, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -121,6 +122,9 @@ func major(version string) string {
 // wait begins an await: with an event that came before it, or by a row that an event to come will find.
 func (t *turn) wait(e effect) error {
 	key, err := t.c.key(e.step)
+	if err == nil && key == "" {
+		err = &RefusedError{Reason: "no-key", Err: errors.New("the state has no key to await the event by")}
+	}
 	if err != nil {
 		t.feed(input{op: inFailed, step: e.step, try: e.try, err: failureOf(err)})
 		return nil

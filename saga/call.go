@@ -95,14 +95,12 @@ func (t *turn) outcome(in input, take func(carrier) error, err error) {
 	in.op = inDone
 	if err == nil {
 		if err = t.c.change(take); err != nil {
-			in.err.Happened = true
+			in.op, in.err = inFailed, failureOf(err)
+			in.err.Final = true // the same answer would be taken over no better
+			in.err.Happened = t.d.plan().calls(in.step, in.undo)
 		}
-	}
-	if err != nil {
-		happened := in.err.Happened
+	} else {
 		in.op, in.err = inFailed, failureOf(err)
-		in.err.Happened = happened
-		in.err.Final = in.err.Final || happened
 	}
 	t.feed(in)
 }

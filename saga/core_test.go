@@ -24,7 +24,6 @@ type world struct {
 
 	completed []int // steps whose outcome was success and that were not undone since, in order
 	undoing   []int // undone, in order
-	happened  map[int]bool
 	books     []string
 	ended     bool
 }
@@ -84,6 +83,14 @@ func (w *world) give(in input) {
 		b, _ := json.Marshal(was)
 		if string(a) != string(b) && in.op != inCancel && in.op != inSkip {
 			w.t.Fatalf("input %+v changed the progress without an effect: %s to %s", in, b, a)
+		}
+	}
+	if st := was.at(in.step); len(queue) > 0 && st != nil {
+		switch {
+		case (in.op == inDone || in.op == inFailed) && st.Phase == calling && (in.try != st.Try || in.undo != st.Undo):
+			w.fail("the answer of another try was taken: %+v, under way is %+v", in, *st)
+		case in.op == inDue && (st.Phase != resting || in.try != st.Try+1 || in.undo != st.Undo):
+			w.fail("a stale timer began a try: %+v, under way is %+v", in, *st)
 		}
 	}
 	var changes []func()
@@ -235,6 +242,9 @@ func (w *world) check(p *progress) {
 	active := 0
 	for i := range p.Steps {
 		st := p.Steps[i]
+		if p.Why != nil && !st.Undo && (st.Phase == waiting || st.Phase == resting || st.Phase == stuck) {
+			w.fail("the saga has turned back and step %d goes on", i)
+		}
 		switch st.Phase {
 		case running:
 			w.fail("step %d is left running", i)

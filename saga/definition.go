@@ -73,7 +73,7 @@ func Define[S any](name string, version int, steps ...Step[S]) *Definition[S] {
 		case s.err != "":
 			wrong = append(wrong, s.err)
 		case !stepName(s.plan.name):
-			wrong = append(wrong, "every step needs a name of 1 to 100 visible ASCII characters without a slash")
+			wrong = append(wrong, "every step needs a name of 1 to 100 visible ASCII characters without a slash, and not undo")
 		case seen[s.plan.name]:
 			wrong = append(wrong, "two steps are called "+s.plan.name)
 		case s.plan.noUndo && s.plan.undo != kindNone:
@@ -116,7 +116,7 @@ func stepName(name string) bool {
 			return false
 		}
 	}
-	return name != "" && len(name) <= 100
+	return name != "" && len(name) <= 100 && name != "undo" // the last word of the key of a compensation's call
 }
 
 // About names the entity that an instance is about, such as the prescription: for people who look for it.
@@ -279,13 +279,13 @@ func (s Step[S]) UndoUnknown() Step[S] {
 	return s
 }
 
-// Refused is a step's refusal: the business says no, and trying again would not help. Reason is a short stable code.
-type Refused struct {
+// RefusedError is a step's refusal: the business says no, and trying again would not help. Reason is a short stable code.
+type RefusedError struct {
 	Reason string
 	Err    error // may be nil
 }
 
-func (e *Refused) Error() string {
+func (e *RefusedError) Error() string {
 	if e.Err != nil {
 		return "refused (" + e.Reason + "): " + e.Err.Error()
 	}
@@ -293,11 +293,12 @@ func (e *Refused) Error() string {
 }
 
 // Unwrap returns the cause.
-func (e *Refused) Unwrap() error { return e.Err }
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Refuse returns the error by which a step fails for good: the steps before it are compensated, without another try.
-// reason is a short stable code, such as "out-of-stock"; it is stated in events, so it holds no protected data.
-func Refuse(reason string) error { return &Refused{Reason: reason} }
+// reason is a short stable code, such as "out-of-stock". Like the text of every error that a step returns it is stated in
+// events and shown to operators: it must not quote protected data.
+func Refuse(reason string) error { return &RefusedError{Reason: reason} }
 
 // carrier is an instance's state at work, without its type.
 type carrier interface {
@@ -341,7 +342,7 @@ func (c *carried[S]) attempt(fn func() error) (err error) {
 			c.raw = raw
 			return nil
 		}
-		err = &Refused{Reason: "state", Err: errors.New("the state cannot be written as JSON")}
+		err = &RefusedError{Reason: "state", Err: errors.New("the state cannot be written as JSON")}
 	}
 	var before S
 	if rerr := json.Unmarshal(c.raw, &before); rerr != nil {

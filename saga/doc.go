@@ -57,7 +57,13 @@
 // and is registered beside the old ones until [Count] says that none of theirs is left. An instance of a version that no
 // process knows is parked, says so, and is looked at again with growing pauses and whenever its version is registered.
 // While an old and a new release run side by side this is what happens to the new version's instances that the old
-// release is handed; they are late by a minute or so.
+// release is handed; they are late by a minute or so. A version that awaits a type of event that the former does not is
+// started only when no process of the old release is left: those would pass over its events.
+//
+// # Protected data
+//
+// The state is kept as it is in the table carebus_sagas, and what an instance was started with is in its first event:
+// carry ids rather than what they stand for.
 //
 // # Operating
 //

@@ -393,6 +393,28 @@ func TestNoUndo(t *testing.T) {
 	}
 }
 
+// TestRefusedEventIsNotUndone: a step that awaited an event and refused it has not completed; nor has one without a key.
+func TestRefusedEventIsNotUndone(t *testing.T) {
+	t.Parallel()
+	d := saga.Define("refusing", 1,
+		saga.Do("reserve", effect("reserve")).Compensate(effect("release")),
+		saga.Await("payment", func(s order) string { return s.Claim },
+			saga.On(refusedV1, paidKey, func(*order, event.Of[paid]) error { return errors.New("not as expected") })).Compensate(effect("refund")))
+	h := newHouse(t).run(d)
+	if err := d.Start(t.Context(), h.store, "a", order{RX: "RX-a", Claim: "C1"}); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	h.publish(refusedV1.New("test", paid{RX: "C1"}))
+	h.start(d, "b")
+	h.settle()
+	h.want("a", saga.Failed, "reserve", "release")
+	h.want("b", saga.Failed, "reserve", "release")
+	if got := h.show("b").Error; got != "no-key: the state has no key to await the event by" {
+		t.Errorf("error %q", got)
+	}
+}
+
 func TestUndoUnknown(t *testing.T) {
 	t.Parallel()
 	var p provider

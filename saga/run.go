@@ -400,7 +400,7 @@ func (t *turn) park(why string) error {
 		}
 	}
 	x.err = why
-	if err := t.r.timers.SetStream(t.ctx, t.tx, "saga/"+x.id, at, x.stream(), x.news(resumedV1.New(source, acted{of: x.of(), Reason: "parked: looked at again", Actor: source}))); err != nil {
+	if err := t.r.timers.SetStream(t.ctx, t.tx, "saga-parked/"+x.id, at, x.stream(), x.news(resumedV1.New(source, acted{of: x.of(), Reason: "parked: looked at again", Actor: source}))); err != nil {
 		return err
 	}
 	return x.save(t.tx, t.now.UnixMicro())

@@ -449,7 +449,7 @@ func TestCompensationStuckUntilResumed(t *testing.T) {
 	var f faults
 	d := five(&f)
 	f.set("s4", saga.Refuse("no"))
-	f.set("undo-s2", errors.New("down"), errors.New("down"))
+	f.set("undo-s2", errors.New("down"), errors.New("down"), errors.New("down"))
 	h := newHouse(t).run(d)
 	h.start(d, "a", "b")
 	h.pass(time.Second)
@@ -469,6 +469,8 @@ func TestCompensationStuckUntilResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.settle()
+	h.want(id, saga.Compensating, "s1", "s2", "s3", "undo-s3") // it has its tries anew
+	h.pass(time.Second)
 	h.want(id, saga.Failed, "s1", "s2", "s3", "undo-s3", "undo-s2", "undo-s1")
 	if err := saga.Resume(t.Context(), h.store, id, saga.Act{Reason: "x"}); !errors.Is(err, saga.ErrEnded) {
 		t.Errorf("resumed after the end: %v", err)

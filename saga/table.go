@@ -199,7 +199,7 @@ func (c *cause) text() string {
 
 // failureOf judges the error of a step.
 func failureOf(err error) failure {
-	var no *Refused
+	var no *RefusedError
 	var panicked *bus.PanicError
 	f := failure{Reason: "error", Class: string(bus.Classify(err)), Text: line(err.Error())}
 	switch {
