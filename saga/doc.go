@@ -44,8 +44,8 @@
 // # How it runs
 //
 // The instances of a saga are carried on by the bus group "saga-NAME" and its calls are made by "saga-NAME-calls", so
-// any number of processes share the work, by leases. Retries and deadlines are timers: run timer.Timers.Run beside the
-// bus. Every transition is an event of type platform.saga.* in the stream "platform.saga/ID", with the correlation of
+// any number of processes share the work, by leases. Retries and deadlines are timers, which carebus.Platform runs; with a
+// bus of your own run timer.Timers.Run beside it. Every transition is an event of type platform.saga.* in the stream "platform.saga/ID", with the correlation of
 // the flow that started it. When an awaited event belongs to another flow, the steps after it are begun by an event of
 // the saga's own.
 //

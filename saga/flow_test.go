@@ -11,6 +11,7 @@ import (
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/saga"
 )
 
@@ -218,6 +219,32 @@ func TestCall(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTryTimesOut(t *testing.T) {
+	t.Parallel()
+	hang := func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	once := saga.Backoff(1, 0, 0)
+	d := saga.Define("hanging", 1, saga.Do("a", effect("a")).Compensate(effect("undo-a")),
+		saga.Parallel(
+			saga.Call("b", func(ctx context.Context, _ string, _ order) (int, error) { return 0, hang(ctx) }, nil).Retry(once).Timeout(5*time.Millisecond),
+			saga.Await("c", rx, saga.On[order](paidV1, paidKey, nil)),
+			saga.Do("d", effect("d"))))
+	e := saga.Define("hanging-do", 1, saga.Do("a", func(ctx context.Context, _ bus.Tx, _ *order) error { return hang(ctx) }).Retry(once).Timeout(5*time.Millisecond))
+	h := newHouse(t).run(d, e)
+	h.start(d, "d")
+	h.start(e, "e")
+	h.settle()
+	h.want("d", saga.Failed, "a", "d", "undo-a")
+	h.want("e", saga.Failed)
+	for _, id := range []string{"d", "e"} {
+		if got := h.show(id).Error; got != "timeout: context deadline exceeded" {
+			t.Errorf("error %q", got)
+		}
 	}
 }
 
@@ -516,6 +543,20 @@ func TestStartedByAnEvent(t *testing.T) {
 	go func() { done <- b.Run(ctx) }()
 	h.settle()
 	h.want("a", saga.Completed, "reserve", "ship paid by quick")
+	rs, err := h.store.Stream(t.Context(), eventstore.StreamQuery{Stream: "platform.saga/a", From: 1, Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := event.Define[struct {
+		TriggeredBy string `json:"triggeredBy"`
+		Input       order  `json:"input"`
+	}]("platform.saga.started", "1.0.0").Decode(rs[0].Event)
+	if err != nil || first.Payload.TriggeredBy == "" || first.Payload.TriggeredBy != first.CausationID || first.Payload.Input.RX != "RX-a" {
+		t.Errorf("started as %+v; %v", first, err)
+	}
+	if trigger, err := h.store.Get(t.Context(), first.CausationID); err != nil || trigger.CorrelationID != first.CorrelationID || trigger.Type != orderedV1.Type() {
+		t.Errorf("triggered by %+v; %v", trigger.Metadata, err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -24,7 +24,7 @@ type Platform interface {
 
 // Register makes this process one of those that carry the sagas' instances on: a member of the group "saga-NAME" of
 // each, and of "saga-NAME-calls" for its outside calls. Versions of one saga are registered in one call. Call it before
-// the platform runs, and have timer.Timers.Run run beside it: retries and deadlines are timers.
+// the platform runs.
 func Register(ctx context.Context, p Platform, sagas ...Saga) error {
 	byName := map[string]*runner{}
 	var names []string
