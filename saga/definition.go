@@ -20,6 +20,7 @@ type Definition[S any] struct {
 	id    string
 	nr    int
 	about func(S) string
+	onEnd func(S, End) []event.Event
 	steps []Step[S]
 	pl    plan
 	err   error
@@ -121,7 +122,25 @@ func stepName(name string) bool {
 
 // About names the entity that an instance is about, such as the prescription: for people who look for it.
 func (d *Definition[S]) About(key func(S) string) *Definition[S] {
-	return &Definition[S]{id: d.id, nr: d.nr, about: key, steps: d.steps, pl: d.pl, err: d.err}
+	return &Definition[S]{id: d.id, nr: d.nr, about: key, onEnd: d.onEnd, steps: d.steps, pl: d.pl, err: d.err}
+}
+
+// OnEnd states facts when an instance has come to its end: the events that fn returns, in the transaction of the last
+// transition and in the flow of the instance. fn only computes. Events that are refused keep the instance from ending:
+// the event at hand is set aside among the bus's dead letters until the definition is mended.
+func (d *Definition[S]) OnEnd(fn func(s S, end End) []event.Event) *Definition[S] {
+	return &Definition[S]{id: d.id, nr: d.nr, about: d.about, onEnd: fn, steps: d.steps, pl: d.pl, err: d.err}
+}
+
+// End is what an instance came to.
+type End struct {
+	ID            string
+	Status        Status   // Completed, Failed or Cancelled
+	Step          string   // that failed; empty when completed or cancelled
+	Reason        string   // of the failure, or "cancelled"
+	Error         string   // its text, or why it was cancelled
+	Compensated   []string // steps that were undone, in the order of undoing
+	Uncompensated []string // completed steps that were not: a person must look
 }
 
 // Name of the definition.
@@ -309,6 +328,7 @@ type carrier interface {
 	// change lets fn change the state; it is as before when fn fails.
 	change(fn func(carrier) error) error
 	key(step int) (string, error)
+	end(e End) ([]event.Event, error)
 	json() []byte
 }
 
@@ -413,6 +433,13 @@ func (c *carried[S]) change(fn func(carrier) error) error {
 func (c *carried[S]) key(step int) (key string, err error) {
 	err = guard(func() error { key = c.d.steps[step].key(c.s); return nil })
 	return key, err
+}
+
+func (c *carried[S]) end(e End) (out []event.Event, err error) {
+	if c.d.onEnd != nil {
+		err = guard(func() error { out = c.d.onEnd(c.s, e); return nil })
+	}
+	return out, err
 }
 
 // arrivalOf is an Arrival without its state's type.

@@ -23,6 +23,8 @@
 // last first ([Step.Compensate], [Step.CompensateCall]). A step that is [Step.NoUndo] does not undo the others: it is
 // stuck, and a person resumes or skips it. So is a compensation whose tries are used up.
 //
+// [Definition.OnEnd] states facts of the domain's own when an instance has come to its end.
+//
 // # What is promised
 //
 // Every transition (a step done, failed, undone) is one transaction: the step's effects, the state it leaves, the events

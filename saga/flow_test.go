@@ -153,115 +153,6 @@ func TestEventOfAnotherFlow(t *testing.T) {
 	}
 }
 
-// calling is a saga with outside calls, forward and back.
-func calling(p *provider, f *faults) *saga.Definition[order] {
-	take := func(s *order, answer string) error {
-		s.Claim = answer
-		return f.next("take")
-	}
-	retry, undo := saga.Backoff(3, time.Second, time.Minute), saga.Backoff(2, time.Second, time.Minute)
-	return saga.Define("calling", 1,
-		saga.Do("reserve", effect("reserve")).Compensate(effect("release")),
-		saga.Call("claim", p.call("claim"), take).CompensateCall(p.undo("claim")).Retry(retry).RetryUndo(undo),
-		saga.Do("fill", func(ctx context.Context, tx bus.Tx, s *order) error {
-			if err := f.next("fill"); err != nil {
-				return err
-			}
-			return effect("fill "+s.Claim)(ctx, tx, s)
-		}).Retry(retry))
-}
-
-func TestCall(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name    string
-		prepare func(*provider, *faults)
-		status  saga.Status
-		calls   string
-		effects []string
-	}{
-		{"answered", nil, saga.Completed, "a/claim", []string{"reserve", "fill answer-a/claim"}},
-		{"tried again with the same key", func(p *provider, _ *faults) { p.set("claim", errors.New("busy"), context.DeadlineExceeded) },
-			saga.Completed, "a/claim a/claim a/claim", []string{"reserve", "fill answer-a/claim"}},
-		{"refused", func(p *provider, _ *faults) { p.set("claim", saga.Refuse("not-covered")) }, saga.Failed, "a/claim", []string{"reserve", "release"}},
-		{"tries used up", func(p *provider, _ *faults) {
-			p.set("claim", errors.New("busy"), errors.New("busy"), errors.New("busy"))
-		}, saga.Failed, "a/claim a/claim a/claim", []string{"reserve", "release"}},
-		{"undone by a call", func(_ *provider, f *faults) { f.set("fill", saga.Refuse("damaged")) },
-			saga.Failed, "a/claim a/claim/undo", []string{"reserve", "release"}},
-		{"undone at the second try", func(p *provider, f *faults) {
-			f.set("fill", saga.Refuse("damaged"))
-			p.set("claim-undo", errors.New("busy"))
-		}, saga.Failed, "a/claim a/claim/undo a/claim/undo", []string{"reserve", "release"}},
-		{"answer refused", func(_ *provider, f *faults) { f.set("take", saga.Refuse("denied")) },
-			saga.Failed, "a/claim a/claim/undo", []string{"reserve", "release"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			var f faults
-			var p provider
-			d := calling(&p, &f)
-			if c.prepare != nil {
-				c.prepare(&p, &f)
-			}
-			h := newHouse(t).run(d)
-			h.start(d, "a")
-			h.pass(2 * time.Second)
-			h.pass(2 * time.Second)
-			h.pass(2 * time.Second)
-			h.want("a", c.status, c.effects...)
-			if got := strings.Join(p.made(), " "); got != c.calls {
-				t.Errorf("calls: %s; want %s", got, c.calls)
-			}
-			for key, n := range p.keys {
-				if n != 1 {
-					t.Errorf("key %s took effect %d times", key, n)
-				}
-			}
-		})
-	}
-}
-
-func TestTryTimesOut(t *testing.T) {
-	t.Parallel()
-	hang := func(ctx context.Context) error {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	once := saga.Backoff(1, 0, 0)
-	d := saga.Define("hanging", 1, saga.Do("a", effect("a")).Compensate(effect("undo-a")),
-		saga.Parallel(
-			saga.Call("b", func(ctx context.Context, _ string, _ order) (int, error) { return 0, hang(ctx) }, nil).Retry(once).Timeout(5*time.Millisecond),
-			saga.Await("c", rx, saga.On[order](paidV1, paidKey, nil)),
-			saga.Do("d", effect("d"))))
-	e := saga.Define("hanging-do", 1, saga.Do("a", func(ctx context.Context, _ bus.Tx, _ *order) error { return hang(ctx) }).Retry(once).Timeout(5*time.Millisecond))
-	h := newHouse(t).run(d, e)
-	h.start(d, "d")
-	h.start(e, "e")
-	h.settle()
-	h.want("d", saga.Failed, "a", "d", "undo-a")
-	h.want("e", saga.Failed)
-	for _, id := range []string{"d", "e"} {
-		if got := h.show(id).Error; got != "timeout: context deadline exceeded" {
-			t.Errorf("error %q", got)
-		}
-	}
-}
-
-func TestPanicsAreFailures(t *testing.T) {
-	t.Parallel()
-	d := saga.Define("panics", 1,
-		saga.Do("a", effect("a")).Compensate(effect("undo-a")),
-		saga.Call("b", func(context.Context, string, order) (int, error) { panic("patient 4711") }, nil).Retry(saga.Backoff(1, 0, 0)))
-	h := newHouse(t).run(d)
-	h.start(d, "a")
-	h.settle()
-	h.want("a", saga.Failed, "a", "undo-a")
-	if got := h.show("a").Error; got != "panic: the step panicked" {
-		t.Errorf("error %q", got)
-	}
-}
-
 func TestParallel(t *testing.T) {
 	t.Parallel()
 	// The two calls meet: each goes on only when the other is under way, so they run side by side.
@@ -388,6 +279,52 @@ func TestCancelAtEachPoint(t *testing.T) {
 	})
 }
 
+// TestOnEnd: what is stated at the end belongs to the instance's flow, also when the last event came from another.
+func TestOnEnd(t *testing.T) {
+	t.Parallel()
+	d := saga.Define("telling", 1,
+		saga.Do("reserve", effect("reserve")).Compensate(effect("release")),
+		saga.Await("payment", rx, saga.On[order](paidV1, paidKey, nil), saga.On(refusedV1, paidKey, func(*order, event.Of[paid]) error { return saga.Refuse("not-paid") })),
+	).About(rx).OnEnd(func(s order, e saga.End) []event.Event {
+		return []event.Event{orderedV1.New("test", paid{RX: s.RX, By: fmt.Sprint(e.Status, " ", e.Step, " ", e.Reason, " ", e.Error, " ", e.Compensated)})}
+	})
+	h := newHouse(t).run(d)
+	for _, id := range []string{"paid", "refused", "cancelled"} {
+		if err := d.Start(event.ContextWithCorrelation(t.Context(), "flow-"+id), h.store, id, order{RX: "RX-" + id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.settle()
+	h.publish(paidV1.New("test", paid{RX: "RX-paid"}))
+	h.publish(refusedV1.New("test", paid{RX: "RX-refused"}))
+	if err := saga.Cancel(t.Context(), h.store, "cancelled", saga.Act{Reason: "moved"}); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	for id, want := range map[string]string{"paid": "completed    []", "refused": "failed payment not-paid  [reserve]", "cancelled": "cancelled  cancelled moved [reserve]"} {
+		rs, err := h.store.Correlation(t.Context(), "flow-"+id, time.Time{}, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		for _, r := range rs {
+			if r.Type == orderedV1.Type() {
+				of, err := orderedV1.Decode(r.Event)
+				if err != nil {
+					t.Fatal(err)
+				}
+				said = append(said, of.Payload.By)
+			}
+		}
+		if !slices.Equal(said, []string{want}) {
+			t.Errorf("%s: said %q, want %q", id, said, want)
+		}
+	}
+	if n := h.parked(); n != 0 {
+		t.Errorf("%d keys parked", n)
+	}
+}
+
 func TestNoUndo(t *testing.T) {
 	t.Parallel()
 	var f faults
@@ -439,25 +376,6 @@ func TestRefusedEventIsNotUndone(t *testing.T) {
 	h.want("b", saga.Failed, "reserve", "release")
 	if got := h.show("b").Error; got != "no-key: the state has no key to await the event by" {
 		t.Errorf("error %q", got)
-	}
-}
-
-func TestUndoUnknown(t *testing.T) {
-	t.Parallel()
-	var p provider
-	d := saga.Define("unknown", 1,
-		saga.Do("reserve", effect("reserve")).Compensate(effect("release")),
-		saga.Call("claim", p.call("claim"), nil).CompensateCall(p.undo("claim")).Retry(saga.Backoff(2, time.Second, time.Second)).UndoUnknown())
-	h := newHouse(t).run(d)
-	p.set("claim", context.DeadlineExceeded, context.DeadlineExceeded, saga.Refuse("no"))
-	h.start(d, "lost")
-	h.pass(time.Second)
-	h.want("lost", saga.Failed, "reserve", "release")
-	h.start(d, "clear")
-	h.settle()
-	h.want("clear", saga.Failed, "reserve", "release")
-	if got := strings.Join(p.made(), " "); got != "lost/claim lost/claim lost/claim/undo clear/claim" {
-		t.Errorf("calls %s", got)
 	}
 }
 

@@ -132,8 +132,9 @@ type turn struct {
 	now   time.Time
 	queue []effect
 	news  []event.Event
-	told  int  // the step whose failure its timer has stated; -1 for none
-	apart bool // the event at hand belongs to another flow: steps run in a transaction of their own flow
+	facts []event.Event // of OnEnd
+	told  int           // the step whose failure its timer has stated; -1 for none
+	apart bool          // the event at hand belongs to another flow: steps run in a transaction of their own flow
 }
 
 // begin reads an instance for a transition; nil when there is nothing to do with it.
@@ -192,6 +193,11 @@ func (t *turn) finish() error {
 			return err
 		}
 	}
+	if len(t.facts) > 0 {
+		if err := t.tx.Append(t.facts...); err != nil {
+			return err
+		}
+	}
 	return t.x.save(t.tx, t.now.UnixMicro())
 }
 
@@ -236,7 +242,7 @@ func (t *turn) carryOut(e effect) error {
 		}
 		t.say(stepFailedV1.New(source, said))
 	case tellEnd:
-		t.end()
+		return t.end()
 	}
 	return nil
 }
@@ -249,19 +255,25 @@ func (t *turn) names(steps []int) []string {
 	return out
 }
 
-func (t *turn) end() {
+func (t *turn) end() (err error) {
 	p := &t.x.progress
 	begun := time.UnixMicro(t.x.started).UTC()
+	end := End{ID: t.x.id, Status: p.status()}
 	if p.Why == nil {
 		t.say(completedV1.New(source, completed{of: t.x.of(), Steps: t.names(p.Done), StartedAt: begun}))
-		return
+	} else {
+		end.Reason, end.Error, end.Compensated, end.Uncompensated = p.Why.Reason, p.Why.Error, t.names(p.Undone), t.names(p.Left)
+		if p.Why.Step >= 0 {
+			end.Step = t.d.plan().steps[p.Why.Step].name
+		}
+		t.say(failedV1.New(source, sagaFailed{of: t.x.of(), Step: end.Step, Attempt: p.Why.Try, Reason: end.Reason, Class: p.Why.Class, Error: end.Error,
+			Compensated: end.Compensated, Uncompensated: end.Uncompensated, StartedAt: begun}))
 	}
-	said := sagaFailed{of: t.x.of(), Attempt: p.Why.Try, Reason: p.Why.Reason, Class: p.Why.Class, Error: p.Why.Error,
-		Compensated: t.names(p.Undone), Uncompensated: t.names(p.Left), StartedAt: begun}
-	if p.Why.Step >= 0 {
-		said.Step = t.d.plan().steps[p.Why.Step].name
+	t.facts, err = t.c.end(end)
+	for i := range t.facts {
+		t.facts[i].CorrelationID = t.x.correlation
 	}
-	t.say(failedV1.New(source, said))
+	return err
 }
 
 // do runs a step in the transaction; a step that fails leaves only the record of its failure.
