@@ -413,6 +413,13 @@ func TestVersions(t *testing.T) {
 	if got := h.show("aside"); !strings.Contains(got.Error, "version 1 of saga versions, only 2") {
 		t.Errorf("error %q", got.Error)
 	}
+	h.pass(time.Minute) // it is looked at again, without saying the same once more
+	if got := h.show("aside"); got.Status != saga.Parked || got.Attempts != 2 {
+		t.Errorf("shown as %+v", got)
+	}
+	if got := h.history("aside"); !slices.Equal(got, []string{"started", "step-completed reserve", "resumed", "step-failed payment", "resumed"}) {
+		t.Errorf("history %v", got)
+	}
 	if err := saga.Cancel(t.Context(), h.store, "aside", saga.Act{Reason: "x"}); !errors.Is(err, saga.ErrParked) {
 		t.Error(err)
 	}
