@@ -51,14 +51,17 @@ const (
 	chunkBytes  = 4 << 20
 	// ahead is how many chunks wait, read and decoded, for the transaction under way to end.
 	ahead = 3
-	// hold is how long a build keeps the writer from others at a time; only the switch may take longer.
-	hold = 50 * time.Millisecond
 	// residue is how many log entries a switch may have left to catch up with, at first: while it does, the writers wait.
 	residue = 4096
 )
 
-// lease is how long a build waits for a builder that gives no sign of life.
-var lease = 5 * time.Second
+// Variables so that tests can kill builders, and make them take small steps.
+var (
+	// lease is how long a build waits for a builder that gives no sign of life.
+	lease = 5 * time.Second
+	// hold is how long a build keeps the writer from others at a time; only the switch may take longer.
+	hold = 50 * time.Millisecond
+)
 
 // Rebuild builds the projection anew from the log, beside the live tables, and lets the new ones take over. It returns
 // when they have. The live group, in whatever process, goes on meanwhile, and afterwards writes into the new tables; it

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
@@ -273,8 +274,8 @@ func TestParkedKeys(t *testing.T) {
 			return err == nil && len(l) == 0
 		})
 	}
-	// k5's head is given up; the key is drained behind it later. k4 loses all that waits.
-	skipped := map[string]bool{}
+	projection.SetHold(0)
+	defer projection.SetHold(50 * time.Millisecond)
 	acts := []func(){
 		func() { redrive("k1") },
 		func() {
@@ -282,7 +283,7 @@ func TestParkedKeys(t *testing.T) {
 			idle(t, p)
 		},
 		func() { redrive("k2") },
-		func() { must(t, p.Discard(t.Context(), "counts", "k4", why)); skipped["k4"] = true },
+		func() { must(t, p.Discard(t.Context(), "counts", "k4", why)) },
 	}
 	must(t, projection.Rebuild(t.Context(), p, d, why, func(pr projection.Progress) {
 		if pr.Done > 0 && len(acts) > 0 {
@@ -322,8 +323,8 @@ func eventually(t testing.TB, s *eventstore.Store, cond func() bool) {
 	}
 }
 
-// TestParkedKeysAtRandom: keys are parked, redriven and skipped all the while rebuilds follow each other; at the end each
-// key has every event but those given up, in the tables that were live all along as in a rebuild.
+// TestParkedKeysWhileWritesGoOn: keys are parked and drained all the while rebuilds follow each other; at the end each key
+// has every event once.
 func TestParkedKeysWhileWritesGoOn(t *testing.T) {
 	s := newStore(t)
 	p := newPlatform(t, s)
