@@ -32,9 +32,11 @@ var allowed = map[string][]string{
 	"projection":            {"event", "eventstore", "bus"},
 	"carebustest":           {"", "aggregate", "event"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
-	"flow":                  {"event", "eventstore"},
-	"":                      {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
-	"cmd/carebus":           nil, // anything
+	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.
+	"services/fulfillment": {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*", "services/pharmacy"},
+	"flow":                 {"event", "eventstore"},
+	"":                     {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
+	"cmd/carebus":          nil, // anything
 }
 
 type file struct {
