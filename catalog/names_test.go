@@ -38,7 +38,7 @@ platform.key.parked platform.key.released platform.key.skipped
 platform.redrive.started platform.redrive.finished platform.replay.started platform.replay.finished
 platform.event.corrected
 platform.saga.started platform.saga.step-completed platform.saga.step-failed platform.saga.compensated
-platform.saga.completed platform.saga.failed
+platform.saga.completed platform.saga.failed platform.saga.step-started platform.saga.cancelled platform.saga.resumed
 platform.projection.rebuilt platform.access.denied platform.field.revealed platform.subject.shredded
 `
 

@@ -16,12 +16,15 @@
 //   - [RedriveStartedV1]: platform.redrive.started 1.0.0
 //   - [ReplayFinishedV1]: platform.replay.finished 1.0.0
 //   - [ReplayStartedV1]: platform.replay.started 1.0.0
+//   - [SagaCancelledV1]: platform.saga.cancelled 1.0.0
 //   - [SagaCompensatedV1]: platform.saga.compensated 1.0.0
 //   - [SagaCompletedV1]: platform.saga.completed 1.0.0
 //   - [SagaFailedV1]: platform.saga.failed 1.0.0
+//   - [SagaResumedV1]: platform.saga.resumed 1.0.0
 //   - [SagaStartedV1]: platform.saga.started 1.0.0
 //   - [SagaStepCompletedV1]: platform.saga.step-completed 1.0.0
 //   - [SagaStepFailedV1]: platform.saga.step-failed 1.0.0
+//   - [SagaStepStartedV1]: platform.saga.step-started 1.0.0
 //   - [SchemaDeprecatedV1]: platform.schema.deprecated 1.0.0
 //   - [SchemaRegisteredV1]: platform.schema.registered 1.0.0
 //   - [SubjectShreddedV1]: platform.subject.shredded 1.0.0

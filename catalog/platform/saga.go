@@ -9,6 +9,26 @@ import (
 	"github.com/carebus/carebus/event"
 )
 
+// SagaCancelledV1 defines platform.saga.cancelled 1.0.0: stable.
+var SagaCancelledV1 = event.Define[SagaCancelled]("platform.saga.cancelled", "1.0.0")
+
+// SagaCancelled is the payload of platform.saga.cancelled 1.0.0. A person or program asked for a saga to be undone.
+// Published by carebus.
+type SagaCancelled struct {
+	// The saga: one run of its definition.
+	SagaID string `json:"sagaId"`
+	// Name of the saga's definition, such as medication-fulfilment.
+	Saga string `json:"saga"`
+	// Version of the definition that the run follows.
+	DefinitionVersion *string `json:"definitionVersion,omitzero"`
+	// Id of the entity that it is about, such as the prescription.
+	Key *string `json:"key,omitzero"`
+	// Why it was cancelled.
+	Reason string `json:"reason"`
+	// The person or program that did it.
+	Actor string `json:"actor"`
+}
+
 // SagaCompensatedV1 defines platform.saga.compensated 1.0.0: stable.
 var SagaCompensatedV1 = event.Define[SagaCompensated]("platform.saga.compensated", "1.0.0")
 
@@ -82,6 +102,28 @@ type SagaFailed struct {
 	Uncompensated []string `json:"uncompensated,omitzero"`
 	// When the saga began.
 	StartedAt time.Time `json:"startedAt,omitzero"`
+}
+
+// SagaResumedV1 defines platform.saga.resumed 1.0.0: stable.
+var SagaResumedV1 = event.Define[SagaResumed]("platform.saga.resumed", "1.0.0")
+
+// SagaResumed is the payload of platform.saga.resumed 1.0.0. A person or program had a saga go on: what was stuck is
+// tried again, or taken for done. Published by carebus.
+type SagaResumed struct {
+	// The saga: one run of its definition.
+	SagaID string `json:"sagaId"`
+	// Name of the saga's definition, such as medication-fulfilment.
+	Saga string `json:"saga"`
+	// Version of the definition that the run follows.
+	DefinitionVersion *string `json:"definitionVersion,omitzero"`
+	// Id of the entity that it is about, such as the prescription.
+	Key *string `json:"key,omitzero"`
+	// Why it was resumed.
+	Reason string `json:"reason"`
+	// The person or program that did it.
+	Actor string `json:"actor"`
+	// Whether what was stuck is taken for done instead of tried again.
+	Skipped *bool `json:"skipped,omitzero"`
 }
 
 // SagaStartedV1 defines platform.saga.started 1.0.0: stable.
@@ -159,4 +201,26 @@ type SagaStepFailed struct {
 	Final *bool `json:"final,omitzero"`
 	// When it is tried again.
 	RetryAt time.Time `json:"retryAt,omitzero"`
+}
+
+// SagaStepStartedV1 defines platform.saga.step-started 1.0.0: stable.
+var SagaStepStartedV1 = event.Define[SagaStepStarted]("platform.saga.step-started", "1.0.0")
+
+// SagaStepStarted is the payload of platform.saga.step-started 1.0.0. A try of a step of a saga, or of its
+// compensation, began: an outside call, or a retry. Published by carebus.
+type SagaStepStarted struct {
+	// The saga: one run of its definition.
+	SagaID string `json:"sagaId"`
+	// Name of the saga's definition, such as medication-fulfilment.
+	Saga string `json:"saga"`
+	// Version of the definition that the run follows.
+	DefinitionVersion *string `json:"definitionVersion,omitzero"`
+	// Id of the entity that it is about, such as the prescription.
+	Key *string `json:"key,omitzero"`
+	// The step.
+	Step string `json:"step"`
+	// Number of the try, from 1.
+	Attempt *int64 `json:"attempt,omitzero"`
+	// Whether it is the compensation of the step that is tried.
+	Compensating *bool `json:"compensating,omitzero"`
 }

@@ -270,3 +270,19 @@ func Example() {
 	fmt.Println(len(sagas), "fulfilments", err)
 	// Output: 0 fulfilments <nil>
 }
+
+// TestCancelledByAPerson: a fulfilment that waits for the pickup is undone when somebody says so.
+func TestCancelledByAPerson(t *testing.T) {
+	p := running(t, fulfillment.Options{}, pays)
+	prescribe(t, p, "RX1", 30, nil)
+	if err := saga.Cancel(t.Context(), p.Store(), fulfillment.ID("RX1"), saga.Act{Reason: "wrong patient"}); err != nil {
+		t.Fatal(err)
+	}
+	d := ended(t, p, "RX1", saga.Cancelled)
+	if fmt.Sprint(d.Undone) != "[fill claim reserve]" {
+		t.Errorf("undone %v", d.Undone)
+	}
+	if onHand, available := stock(t, p); onHand != 100 || available != 100 {
+		t.Errorf("%g on hand, %g available", onHand, available)
+	}
+}
