@@ -21,8 +21,9 @@
 // # Live application
 //
 // A projection is a group of the bus with its name: leases, retries, parked keys and redrive are the bus's. The rows that
-// a handler writes commit together with the checkpoint: exactly once. A replay of the group ([bus.Bus.Replay]) changes
-// nothing, because its events are in the tables already. To seek a projection's group is to spoil its tables: [Rebuild].
+// a handler writes commit together with the checkpoint: exactly once. What has been applied is not applied again by a
+// replay of the group ([bus.Bus.Replay]). Do not seek or replay a projection's group all the same: seeking applies events
+// twice or never, and both forget parked keys in their range. [Rebuild] is the way to begin anew, and mends such tables.
 //
 // # Rebuild
 //

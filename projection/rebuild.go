@@ -51,8 +51,6 @@ const (
 	chunkBytes  = 4 << 20
 	// ahead is how many chunks wait, read and decoded, for the transaction under way to end.
 	ahead = 3
-	// residue is how many log entries a switch may have left to catch up with, at first: while it does, the writers wait.
-	residue = 4096
 )
 
 // Variables so that tests can kill builders, and make them take small steps.
@@ -61,6 +59,8 @@ var (
 	lease = 5 * time.Second
 	// hold is how long a build keeps the writer from others at a time; only the switch may take longer.
 	hold = 50 * time.Millisecond
+	// residue is how many log entries a switch may have left to catch up with, at first: while it does, the writers wait.
+	residue int64 = 4096
 )
 
 // Rebuild builds the projection anew from the log, beside the live tables, and lets the new ones take over. It returns
@@ -294,7 +294,7 @@ func (b *builder) run(ctx context.Context) error {
 		}
 		// A try that found other units of the group in its commit is repeated at once: it is first in the next commit,
 		// for the group's members have yet to read and decode.
-		for limit := int64(residue); limit <= residue<<4; limit *= 2 {
+		for limit := residue; limit <= residue<<4; limit *= 2 {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

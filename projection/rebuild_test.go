@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
@@ -274,8 +273,7 @@ func TestParkedKeys(t *testing.T) {
 			return err == nil && len(l) == 0
 		})
 	}
-	projection.SetHold(0)
-	defer projection.SetHold(50 * time.Millisecond)
+	defer projection.SmallSteps()()
 	acts := []func(){
 		func() { redrive("k1") },
 		func() {

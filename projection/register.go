@@ -51,7 +51,7 @@ func Register(ctx context.Context, p Platform, d *Definition, settings ...bus.Op
 	for r.version < d.version {
 		act := bus.Act{Actor: bus.Source, Reason: fmt.Sprintf("version %d takes the place of version %d", d.version, r.version)}
 		err := build(ctx, p, d, act, true, nil)
-		if errors.Is(err, ErrBuilding) || errors.Is(err, errLostBuild) {
+		if errors.Is(err, ErrBuilding) {
 			err = pause(ctx, p.Store()) // another process builds; it may also die
 		}
 		if err != nil {
@@ -104,7 +104,7 @@ func (r *registration) tx(ctx context.Context, btx bus.Tx) (Tx, bool, error) {
 	if a.version != r.def.version {
 		return Tx{}, false, bus.Transient(fmt.Errorf("projection %s: version %d is live, this process has version %d and applies nothing; end it", r.def.name, a.version, r.def.version))
 	}
-	if bus.DeliveryFrom(ctx).Replay {
+	if d := bus.DeliveryFrom(ctx); d.Replay && !d.Redrive {
 		return Tx{}, false, nil // the tables have it already
 	}
 	return Tx{db: btx, gen: a.gen}, true, nil

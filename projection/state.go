@@ -74,7 +74,7 @@ var (
 	// ErrNotFound: the store has no such projection.
 	ErrNotFound = errors.New("no such projection")
 
-	errLostBuild = errors.New("the build was taken over by another process")
+	errLostBuild = fmt.Errorf("%w: this one was taken for dead, and another took it over", ErrBuilding)
 )
 
 // row is a projection as stored.
