@@ -127,12 +127,20 @@ func TestKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(time.Duration(5+rnd.IntN(250))*time.Millisecond, func() { _ = cmd.Process.Kill() }) // at random is the test
+		// At random is the test: now and then while it opens the store, mostly some time after its first answer.
+		wait, opening := time.Duration(5+rnd.IntN(250))*time.Millisecond, round%4 == 3
+		kill := time.AfterFunc(wait, func() { _ = cmd.Process.Kill() })
+		if !opening {
+			kill.Stop()
+		}
 		in := bufio.NewReader(stdout)
-		for {
+		for first := !opening; ; first = false {
 			line, err := in.ReadString('\n')
 			if err != nil {
 				break // a line without its end was cut by the kill
+			}
+			if first {
+				kill.Reset(wait)
 			}
 			acked[strings.TrimSuffix(line, "\n")] = true
 		}
