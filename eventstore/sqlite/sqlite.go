@@ -106,9 +106,6 @@ func (d *DB) open(ctx context.Context) (err error) {
 		if d.w, err = d.openWriter(ctx); err != nil {
 			return err
 		}
-		if err := d.w.create(ctx, d.opts.Partitions); err != nil {
-			return err
-		}
 	}
 	for _, pool := range []**sql.DB{&d.readers, &d.views} {
 		db, err := sql.Open("sqlite", d.dsn("query_only(1)", fmt.Sprintf("cache_size(-%d)", max(d.opts.CacheBytes/4, 1<<20)>>10)))

@@ -86,6 +86,17 @@ func (w *writer) open(ctx context.Context, d *DB) (err error) {
 	if w.turn, err = openTurn(d.path, d.opts.BusyTimeout); err != nil {
 		return err
 	}
+	// In turn, and tried again: the engine does not wait for others that are just switching the file to WAL.
+	return w.turn.begin(ctx, func() error {
+		if err := w.configure(ctx); err != nil {
+			return err
+		}
+		return w.create(ctx, d.opts.Partitions)
+	})
+}
+
+// configure sets what a connection that writes needs.
+func (w *writer) configure(ctx context.Context) error {
 	for _, p := range []string{
 		"PRAGMA page_size = 8192", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL",
 		"PRAGMA wal_autocheckpoint = 2000", "PRAGMA journal_size_limit = 67108864",
