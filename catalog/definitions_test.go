@@ -82,6 +82,8 @@ var roundTrips = []roundTrip{
 	roundTripOf(platform.SchemaRegisteredV1),
 	roundTripOf(platform.SubjectShreddedV1),
 	roundTripOf(priorauth.AppealSubmittedV1),
+	roundTripOf(priorauth.DeadlineApproachingV1),
+	roundTripOf(priorauth.DeadlineMissedV1),
 	roundTripOf(priorauth.DecisionMadeV1),
 	roundTripOf(priorauth.DeterminationNotRequiredV1),
 	roundTripOf(priorauth.RequestApprovedV1),

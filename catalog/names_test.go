@@ -26,6 +26,7 @@ priorauth.request.created priorauth.request.submitted priorauth.request.updated 
 priorauth.request.cancelled priorauth.decision.made
 priorauth.status.approved priorauth.status.denied priorauth.status.pending priorauth.status.updated
 priorauth.appeal.submitted priorauth.determination.not-required
+priorauth.deadline.approaching priorauth.deadline.missed
 
 care.plan.created care.team.updated care.task.assigned care.task.completed care.task.overdue care.communication.sent
 
@@ -62,7 +63,7 @@ func TestEntitiesOfDomains(t *testing.T) {
 		"patient.record": "/patientId", "patient.consent": "/patientId",
 		"medication.prescription": "/prescriptionId", "medication.fulfillment": "/prescriptionId",
 		"medication.adherence": "/patientId", "medication.interaction": "/patientId",
-		"priorauth.request": "/priorAuthId", "priorauth.status": "/priorAuthId", "priorauth.decision": "/priorAuthId",
+		"priorauth.request": "/priorAuthId", "priorauth.status": "/priorAuthId", "priorauth.decision": "/priorAuthId", "priorauth.deadline": "/priorAuthId",
 		"care.plan": "/carePlanId", "care.team": "/patientId", "care.task": "/taskId", "care.communication": "/patientId",
 		"payment.claim": "/claimId", "provider.profile": "/providerId",
 		"platform.group": "/group", "platform.key": "/group", "platform.saga": "/sagaId", "platform.schema": "/eventType",

@@ -3,6 +3,8 @@
 // Package priorauth has the events of the domain priorauth as Go types; package catalog tells how to read them.
 //
 //   - [AppealSubmittedV1]: priorauth.appeal.submitted 1.0.0
+//   - [DeadlineApproachingV1]: priorauth.deadline.approaching 1.0.0
+//   - [DeadlineMissedV1]: priorauth.deadline.missed 1.0.0
 //   - [DecisionMadeV1]: priorauth.decision.made 1.0.0
 //   - [DeterminationNotRequiredV1]: priorauth.determination.not-required 1.0.0
 //   - [RequestApprovedV1]: priorauth.request.approved 1.0.0

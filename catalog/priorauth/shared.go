@@ -51,6 +51,51 @@ type Party struct {
 	Type *string `json:"type,omitzero"`
 }
 
+// Payer: The payer and the plan that answer for the cost.
+type Payer struct {
+	// Our identifier of the payer.
+	ID *string `json:"id,omitzero"`
+	// Name of the payer.
+	Name *string `json:"name,omitzero"`
+	// The plan, as the payer names it.
+	PlanID *string `json:"planId,omitzero"`
+	// Name of the plan.
+	PlanName *string `json:"planName,omitzero"`
+	// Line of business; decision clocks depend on it.
+	LineOfBusiness PayerLineOfBusiness `json:"lineOfBusiness,omitzero"`
+}
+
+// PayerLineOfBusiness: Line of business; decision clocks depend on it.
+type PayerLineOfBusiness string
+
+// The values of PayerLineOfBusiness that its schema lists.
+const (
+	PayerLineOfBusinessCommercial        PayerLineOfBusiness = "commercial"
+	PayerLineOfBusinessExchange          PayerLineOfBusiness = "exchange"
+	PayerLineOfBusinessMedicareAdvantage PayerLineOfBusiness = "medicare-advantage"
+	PayerLineOfBusinessMedicarePartD     PayerLineOfBusiness = "medicare-part-d"
+	PayerLineOfBusinessMedicaid          PayerLineOfBusiness = "medicaid"
+	PayerLineOfBusinessChip              PayerLineOfBusiness = "chip"
+	PayerLineOfBusinessSelfPay           PayerLineOfBusiness = "self-pay"
+	PayerLineOfBusinessOther             PayerLineOfBusiness = "other"
+)
+
+// Known reports whether v is a value that the schema lists. Newer producers may send others.
+func (v PayerLineOfBusiness) Known() bool {
+	switch v {
+	case PayerLineOfBusinessCommercial,
+		PayerLineOfBusinessExchange,
+		PayerLineOfBusinessMedicareAdvantage,
+		PayerLineOfBusinessMedicarePartD,
+		PayerLineOfBusinessMedicaid,
+		PayerLineOfBusinessChip,
+		PayerLineOfBusinessSelfPay,
+		PayerLineOfBusinessOther:
+		return true
+	}
+	return false
+}
+
 // Medication: A medication as prescribed or requested: what it is, how much, and how to take it.
 type Medication struct {
 	// The drug concept, RxNorm where known; the package comes with the fill.
@@ -99,51 +144,6 @@ type Period struct {
 	Start time.Time `json:"start,omitzero"`
 	// Where the span ends.
 	End time.Time `json:"end,omitzero"`
-}
-
-// Payer: The payer and the plan that answer for the cost.
-type Payer struct {
-	// Our identifier of the payer.
-	ID *string `json:"id,omitzero"`
-	// Name of the payer.
-	Name *string `json:"name,omitzero"`
-	// The plan, as the payer names it.
-	PlanID *string `json:"planId,omitzero"`
-	// Name of the plan.
-	PlanName *string `json:"planName,omitzero"`
-	// Line of business; decision clocks depend on it.
-	LineOfBusiness PayerLineOfBusiness `json:"lineOfBusiness,omitzero"`
-}
-
-// PayerLineOfBusiness: Line of business; decision clocks depend on it.
-type PayerLineOfBusiness string
-
-// The values of PayerLineOfBusiness that its schema lists.
-const (
-	PayerLineOfBusinessCommercial        PayerLineOfBusiness = "commercial"
-	PayerLineOfBusinessExchange          PayerLineOfBusiness = "exchange"
-	PayerLineOfBusinessMedicareAdvantage PayerLineOfBusiness = "medicare-advantage"
-	PayerLineOfBusinessMedicarePartD     PayerLineOfBusiness = "medicare-part-d"
-	PayerLineOfBusinessMedicaid          PayerLineOfBusiness = "medicaid"
-	PayerLineOfBusinessChip              PayerLineOfBusiness = "chip"
-	PayerLineOfBusinessSelfPay           PayerLineOfBusiness = "self-pay"
-	PayerLineOfBusinessOther             PayerLineOfBusiness = "other"
-)
-
-// Known reports whether v is a value that the schema lists. Newer producers may send others.
-func (v PayerLineOfBusiness) Known() bool {
-	switch v {
-	case PayerLineOfBusinessCommercial,
-		PayerLineOfBusinessExchange,
-		PayerLineOfBusinessMedicareAdvantage,
-		PayerLineOfBusinessMedicarePartD,
-		PayerLineOfBusinessMedicaid,
-		PayerLineOfBusinessChip,
-		PayerLineOfBusinessSelfPay,
-		PayerLineOfBusinessOther:
-		return true
-	}
-	return false
 }
 
 // MissingItem: One thing the payer still needs.

@@ -15,6 +15,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	catalog "github.com/carebus/carebus/catalog/care"
 	"github.com/carebus/carebus/catalog/priorauth"
+	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/services/care"
 )
 
@@ -157,6 +158,57 @@ func TestDenialMakesATask(t *testing.T) {
 	}
 	if open, err := care.TasksOf(t.Context(), p.Store(), "care-coordinator", 10); err != nil || len(open) != 0 {
 		t.Errorf("%+v, %v", open, err)
+	}
+}
+
+// TestDeadlineMakesTasks: one for the escalation, one for the deadline that is missed, none for a reminder; a replay and a
+// second event make none.
+func TestDeadlineMakesTasks(t *testing.T) {
+	p, stop := run(t.TempDir())
+	defer stop()
+	deadline := time.Now().Add(8 * time.Hour).UTC().Truncate(time.Millisecond)
+	near := func(stage priorauth.DeadlineApproachingStage) event.Event {
+		return priorauth.DeadlineApproachingV1.New("payer-service", priorauth.DeadlineApproaching{PriorAuthID: "PA1", PatientID: ptr("P1"), Stage: stage, Deadline: deadline})
+	}
+	publish := func(events ...event.Event) {
+		t.Helper()
+		if _, err := p.PublishBatch(t.Context(), events); err != nil {
+			t.Fatal(err)
+		}
+		settled(p)
+		settled(p)
+	}
+	work := func() (out []string) {
+		t.Helper()
+		tasks, err := care.TasksOf(t.Context(), p.Store(), "care-coordinator", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range tasks {
+			out = append(out, x.TaskID)
+		}
+		return out
+	}
+	publish(near(priorauth.DeadlineApproachingStageReminder))
+	if got := work(); len(got) != 0 {
+		t.Errorf("a reminder made %v", got)
+	}
+	publish(near(priorauth.DeadlineApproachingStageEscalation), near(priorauth.DeadlineApproachingStageEscalation))
+	task, err := care.Tasks.Load(t.Context(), p, "TASK-PA1-DEADLINE")
+	if err != nil || task.Version != 1 || task.State.Priority != catalog.TaskPriorityUrgent || !task.State.DueAt.Equal(deadline) || *task.State.PriorAuthID != "PA1" {
+		t.Errorf("%+v, %v", task, err)
+	}
+	missed := priorauth.DeadlineMissedV1.New("payer-service", priorauth.DeadlineMissed{PriorAuthID: "PA1", PatientID: ptr("P1"), Deadline: deadline})
+	publish(missed, missed)
+	if err := p.Bus().Replay(t.Context(), care.Group, bus.Beginning(), bus.End(), bus.Act{Reason: "once more"}); err != nil {
+		t.Fatal(err)
+	}
+	settled(p)
+	if got := fmt.Sprint(work()); got != "[TASK-PA1-DEADLINE TASK-PA1-MISSED]" {
+		t.Errorf("tasks: %s", got)
+	}
+	if types, err := p.Store().Types(t.Context()); err != nil || types[catalog.TaskAssignedV1.Type()] != 2 {
+		t.Errorf("%v, %v", types, err)
 	}
 }
 

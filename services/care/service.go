@@ -32,9 +32,16 @@ type Options struct {
 	Group []bus.Option
 }
 
+type service struct {
+	p           Platform
+	coordinator string
+	within      time.Duration
+}
+
 // Join makes this process a member of the service. It reacts to
 //
 //	priorauth.status.denied                 somebody has to talk about an appeal, or another therapy
+//	priorauth.deadline.approaching, .missed    somebody has to ask the payer, or to help without it
 //	care.task.assigned, .completed, .overdue   the lists of work
 func Join(ctx context.Context, p Platform, o Options) error {
 	if o.Coordinator == "" {
@@ -43,25 +50,14 @@ func Join(ctx context.Context, p Platform, o Options) error {
 	if o.Within <= 0 {
 		o.Within = 48 * time.Hour
 	}
+	s := &service{p, o.Coordinator, o.Within}
 	if err := p.Store().Migrate(ctx, Source, tables); err != nil {
 		return err
 	}
 	return p.Handle(Group, append([]bus.Option{
-		bus.On(priorauth.StatusDeniedV1, func(ctx context.Context, tx bus.Tx, e event.Of[priorauth.StatusDenied]) error {
-			d, id := e.Payload, "TASK-"+e.Payload.PriorAuthID
-			title := "Talk about an appeal or another therapy"
-			c := AssignTask{care.TaskAssigned{
-				PatientID: &d.PatientID, Title: &title, Assignee: care.Party{ID: &o.Coordinator}, DueAt: tx.Now().Add(o.Within), Priority: care.TaskPriorityUrgent,
-				PriorAuthID: &d.PriorAuthID, PrescriptionID: d.PrescriptionID,
-			}}
-			_, err := Tasks.UpdateTx(ctx, tx, p, id, func(t Task) ([]event.Event, error) {
-				if t.Version > 0 {
-					return nil, nil // there is a task for it, whatever became of it
-				}
-				return c.decide(id, tx.Now())(t)
-			}, aggregate.Once(e.ID))
-			return err
-		}),
+		bus.On(priorauth.StatusDeniedV1, s.denied),
+		bus.On(priorauth.DeadlineApproachingV1, s.approaching),
+		bus.On(priorauth.DeadlineMissedV1, s.missed),
 		bus.On(care.TaskAssignedV1, func(_ context.Context, tx bus.Tx, e event.Of[care.TaskAssigned]) error {
 			t, due := e.Payload, int64(0)
 			if !t.DueAt.IsZero() {
@@ -82,6 +78,26 @@ func Join(ctx context.Context, p Platform, o Options) error {
 			return state(tx, e.Payload.TaskID, "overdue")
 		}),
 	}, o.Group...)...)
+}
+
+func (s *service) denied(ctx context.Context, tx bus.Tx, e event.Of[priorauth.StatusDenied]) error {
+	d := e.Payload
+	return s.make(ctx, tx, e.ID, "TASK-"+d.PriorAuthID, care.TaskAssigned{
+		PatientID: &d.PatientID, Title: new("Talk about an appeal or another therapy"), DueAt: tx.Now().Add(s.within), PriorAuthID: &d.PriorAuthID, PrescriptionID: d.PrescriptionID,
+	})
+}
+
+// make gives an urgent task to the coordinator, unless there is one of that id, whatever became of it.
+func (s *service) make(ctx context.Context, tx bus.Tx, eventID, taskID string, t care.TaskAssigned) error {
+	t.Assignee, t.Priority = care.Party{ID: &s.coordinator}, care.TaskPriorityUrgent
+	t.DueAt = t.DueAt.UTC().Truncate(time.Millisecond)
+	_, err := Tasks.UpdateTx(ctx, tx, s.p, taskID, func(known Task) ([]event.Event, error) {
+		if known.Version > 0 {
+			return nil, nil
+		}
+		return AssignTask{t}.decide(taskID, tx.Now())(known)
+	}, aggregate.Once(eventID))
+	return err
 }
 
 func state(tx bus.Tx, taskID, state string) error {

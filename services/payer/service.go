@@ -1,6 +1,7 @@
 package payer
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/timer"
 )
 
 // Source is the eventSource of the service, and Group the name of its consumer group.
@@ -24,6 +26,7 @@ const (
 // Platform is where the service runs. *carebus.Platform is one.
 type Platform interface {
 	Store() *eventstore.Store
+	Timers() *timer.Timers
 	Handle(group string, opts ...bus.Option) error
 }
 
@@ -33,6 +36,9 @@ type Options struct {
 	// Member returns the payer's number of a patient, empty for one that it does not know. Default: the member id of the
 	// coverage that the request states, or the patient's own id where it states none.
 	Member func(patientID string, c *priorauth.Coverage) string
+	// Reviewer is reminded of a decision that is due, and Supervisor gets it before, and when, it is late: ids of people or
+	// desks. Default: "payer-review" and "payer-supervisor".
+	Reviewer, Supervisor string
 	// Group has further options of the consumer group, such as bus.Version.
 	Group []bus.Option
 }
@@ -50,16 +56,20 @@ CREATE TABLE payer_claims (claim_id TEXT PRIMARY KEY, patient_id TEXT NOT NULL, 
 type service struct {
 	rules  *Rules
 	member func(string, *priorauth.Coverage) string
+	clocks *clocks
 }
 
 // Join makes this process a member of the service. It reacts to
 //
 //	priorauth.request.submitted, .updated   it decides by the rules, upon what the request says
 //	priorauth.request.cancelled             it decides no more
+//	priorauth.decision.made                 a reviewer has decided what the rules could not
 //	payment.claim.submitted                 it pays, or rejects for want of an authorization
 //	payment.claim.voided                    it takes the payment back
 //
-// A decision states every expression that was evaluated, so that it explains itself.
+// A decision states every expression that was evaluated, so that it explains itself. While a request waits, its clock
+// runs: priorauth.deadline.approaching says when the reviewer is to be reminded and when the supervisor takes over, and
+// priorauth.deadline.missed that there was no decision in time. See Rules.Clock.
 func Join(ctx context.Context, p Platform, o Options) error {
 	s := &service{rules: o.Rules, member: o.Member}
 	if s.rules == nil {
@@ -79,10 +89,15 @@ func Join(ctx context.Context, p Platform, o Options) error {
 	if err := p.Store().Migrate(ctx, Source, serviceTables); err != nil {
 		return err
 	}
+	if err := p.Store().Migrate(ctx, Source+".clocks", clockTable); err != nil {
+		return err
+	}
+	s.clocks = &clocks{rules: s.rules, timers: p.Timers(), reviewer: cmp.Or(o.Reviewer, "payer-review"), supervisor: cmp.Or(o.Supervisor, "payer-supervisor")}
 	return p.Handle(Group, append([]bus.Option{
-		bus.On(priorauth.RequestSubmittedV1, s.submitted),
-		bus.On(priorauth.RequestUpdatedV1, s.updated),
-		bus.On(priorauth.RequestCancelledV1, s.cancelled),
+		bus.On(priorauth.RequestSubmittedV1, timed(s, s.submitted, func(r priorauth.RequestSubmitted) string { return r.PriorAuthID })),
+		bus.On(priorauth.RequestUpdatedV1, timed(s, s.updated, func(u priorauth.RequestUpdated) string { return u.PriorAuthID })),
+		bus.On(priorauth.RequestCancelledV1, timed(s, s.cancelled, func(c priorauth.RequestCancelled) string { return c.PriorAuthID })),
+		bus.On(priorauth.DecisionMadeV1, timed(s, s.decided, func(d priorauth.DecisionMade) string { return d.PriorAuthID })),
 		bus.On(payment.ClaimSubmittedV1, s.claim),
 		bus.On(payment.ClaimVoidedV1, s.voided),
 	}, o.Group...)...)
@@ -97,6 +112,7 @@ func (s *service) submitted(_ context.Context, tx bus.Tx, e event.Of[priorauth.R
 	if at.IsZero() {
 		at = e.Time()
 	}
+	e.Payload.SubmittedAt = at // what a later update is decided as of
 	return s.answer(tx, e.Payload, at)
 }
 
@@ -400,7 +416,9 @@ type Due struct {
 func Inbox(ctx context.Context, s *eventstore.Store, limit int) ([]Due, error) {
 	out := []Due{}
 	err := s.View(ctx, func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(ctx, `SELECT prior_auth_id, received_at, decide_by FROM payer_requests WHERE outcome IN ($1, $2) ORDER BY decide_by, prior_auth_id LIMIT $3`,
+		rows, err := q.QueryContext(ctx, `SELECT r.prior_auth_id, COALESCE(c.arrived_at, r.received_at), COALESCE(c.deadline, r.decide_by) AS due
+			FROM payer_requests r LEFT JOIN payer_clocks c ON c.prior_auth_id = r.prior_auth_id AND c.running = 1
+			WHERE r.outcome IN ($1, $2) ORDER BY due, r.prior_auth_id LIMIT $3`,
 			string(priorauth.DecisionPended), string(priorauth.DecisionContactPayer), limit)
 		if err != nil {
 			return fmt.Errorf("payer: the service has never run on this store: %w", err)
