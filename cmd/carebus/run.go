@@ -36,8 +36,8 @@ var services = map[string]func(ctx context.Context, p *carebus.Platform) error{
 			return err
 		}
 		drugs := rules.Drugs()
-		return priorauth.Join(ctx, p, priorauth.Options{Required: func(m medication.Medication) bool {
-			return m.Code != nil && m.Code.Code != nil && slices.Contains(drugs, *m.Code.Code)
+		return priorauth.Join(ctx, p, priorauth.Options{Required: func(m medication.Medication, _ *medication.Payer) (bool, error) {
+			return m.Code != nil && m.Code.Code != nil && slices.Contains(drugs, *m.Code.Code), nil
 		}})
 	},
 }

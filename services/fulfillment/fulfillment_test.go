@@ -31,17 +31,14 @@ func ptr[T any](v T) *T { return &v }
 const ndc = "12345-6789-10"
 
 // running is a platform with the service, 100 tablets in stock, and a payer that answers every claim with answer.
-func running(t *testing.T, o fulfillment.Options, answer func(c payment.ClaimSubmitted) event.Event) *carebus.Platform {
+func running(t *testing.T, o fulfillment.Options, answer func(c payment.ClaimSubmitted) []event.Event) *carebus.Platform {
 	t.Helper()
 	p := carebustest.Open(t)
 	if err := fulfillment.Join(t.Context(), p, o); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Handle("test-payer", bus.On(payment.ClaimSubmittedV1, func(_ context.Context, tx bus.Tx, e event.Of[payment.ClaimSubmitted]) error {
-		if news := answer(e.Payload); news.Type != "" {
-			return tx.Append(news)
-		}
-		return nil
+		return tx.Append(answer(e.Payload)...)
 	})); err != nil {
 		t.Fatal(err)
 	}
@@ -52,13 +49,13 @@ func running(t *testing.T, o fulfillment.Options, answer func(c payment.ClaimSub
 	return p
 }
 
-func pays(c payment.ClaimSubmitted) event.Event {
+func pays(c payment.ClaimSubmitted) []event.Event {
 	share, rest := catalog.USD(350), *c.Total-350
-	return payment.ClaimApprovedV1.New("payer-service", payment.ClaimApproved{ClaimID: c.ClaimID, PatientID: c.PatientID, PrescriptionID: c.PrescriptionID, PatientPay: &share, InsurancePay: &rest})
+	return []event.Event{payment.ClaimApprovedV1.New("payer-service", payment.ClaimApproved{ClaimID: c.ClaimID, PatientID: c.PatientID, PrescriptionID: c.PrescriptionID, PatientPay: &share, InsurancePay: &rest})}
 }
 
-func rejects(c payment.ClaimSubmitted) event.Event {
-	return payment.ClaimRejectedV1.New("payer-service", payment.ClaimRejected{ClaimID: c.ClaimID, RejectCodes: []payment.RejectCode{{Code: ptr("79")}}})
+func rejects(c payment.ClaimSubmitted) []event.Event {
+	return []event.Event{payment.ClaimRejectedV1.New("payer-service", payment.ClaimRejected{ClaimID: c.ClaimID, RejectCodes: []payment.RejectCode{{Code: ptr("79")}}})}
 }
 
 // prescribe makes a prescription that is ready to be filled.
@@ -196,7 +193,7 @@ func TestFailures(t *testing.T) {
 	verified := begun + "prescription.verified done:verify "
 	reserved := verified + "inventory.reserved done:reserve "
 	for name, c := range map[string]struct {
-		answer   func(payment.ClaimSubmitted) event.Event
+		answer   func(payment.ClaimSubmitted) []event.Event
 		o        fulfillment.Options
 		quantity float64
 		change   func(*medication.PrescriptionCreated)
@@ -210,7 +207,7 @@ func TestFailures(t *testing.T) {
 		"out of stock": {pays, fulfillment.Options{}, 101, nil, verified + "failed:out-of-stock[]", nil},
 		"claim rejected": {rejects, fulfillment.Options{}, 30, nil,
 			reserved + "claim.submitted undone:claim inventory.released undone:reserve failed:claim-rejected-79[claim reserve]", []string{"claim", "reserve"}},
-		"nobody answers": {func(payment.ClaimSubmitted) event.Event { return event.Event{} }, fulfillment.Options{PayerAnswers: 300 * time.Millisecond}, 30, nil,
+		"nobody answers": {func(payment.ClaimSubmitted) []event.Event { return nil }, fulfillment.Options{PayerAnswers: 300 * time.Millisecond}, 30, nil,
 			reserved + "claim.submitted undone:claim inventory.released undone:reserve failed:timeout[claim reserve]", []string{"claim", "reserve"}},
 		"nobody comes": {pays, fulfillment.Options{PickupWindow: 300 * time.Millisecond}, 30, nil,
 			reserved + "claim.submitted claim.approved inventory.adjusted done:claim prescription.filled done:fill prescription.ready-for-pickup fulfillment.completed done:notify " +
@@ -284,5 +281,47 @@ func TestCancelledByAPerson(t *testing.T) {
 	}
 	if onHand, available := stock(t, p); onHand != 100 || available != 100 {
 		t.Errorf("%g on hand, %g available", onHand, available)
+	}
+}
+
+// TestAuthorizationAfterRejection: a claim that was rejected for want of an authorization is made again when there is one,
+// whether it becomes known before everything is undone or after, and only once.
+func TestAuthorizationAfterRejection(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		t.Run(fmt.Sprint("early=", early), func(t *testing.T) {
+			ready := medication.PrescriptionReadyV1.New("test", medication.PrescriptionReady{PrescriptionID: "RX1", PatientID: "P1", PriorAuthID: ptr("PA1"), AuthNumber: ptr("AUTH1"),
+				Medication: &medication.Medication{Name: "Lisinopril", NDC: ptr(ndc), Quantity: ptr(30.0)}})
+			p := running(t, fulfillment.Options{}, func(c payment.ClaimSubmitted) []event.Event {
+				switch {
+				case c.PriorAuthNumber != nil:
+					return pays(c)
+				case early:
+					return append(rejects(c), ready)
+				}
+				return rejects(c)
+			})
+			prescribe(t, p, "RX1", 30, nil)
+			ended(t, p, "RX1", saga.Failed)
+			if !early {
+				publish(t, p, ready)
+			}
+			carebustest.Settle(t, p)
+			publish(t, p, medication.PrescriptionReadyV1.New("test", medication.PrescriptionReady{PrescriptionID: "RX1", PatientID: "P1", AuthNumber: ptr("AUTH1")}))
+			if err := p.Bus().Replay(t.Context(), fulfillment.Group, bus.Beginning(), bus.End(), bus.Act{Reason: "once more"}); err != nil {
+				t.Fatal(err)
+			}
+			carebustest.Settle(t, p)
+			d, err := saga.Show(t.Context(), p.Store(), fulfillment.ID("RX1")+"-2")
+			if err != nil || d.Step != "pickup" {
+				t.Errorf("%+v, %v; want the second attempt to wait for the pickup", d, err)
+			}
+			types, err := p.Store().Types(t.Context())
+			if err != nil || types["medication.fulfillment.started"] != 2 || types["medication.prescription.filled"] != 1 || types["payment.claim.approved"] != 1 {
+				t.Errorf("%v, %v", types, err)
+			}
+			if onHand, available := stock(t, p); onHand != 70 || available != 70 {
+				t.Errorf("%g on hand, %g available; want 70", onHand, available)
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package fulfillment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/carebus/carebus/bus"
@@ -23,6 +24,7 @@ const (
 // Fulfillment is what an instance of the saga knows.
 type Fulfillment struct {
 	PrescriptionID string                `json:"prescriptionId"`
+	Attempt        int                   `json:"attempt,omitempty"` // at this prescription, from 1
 	PatientID      string                `json:"patientId"`
 	PharmacyID     string                `json:"pharmacyId"`
 	PrescriberID   string                `json:"prescriberId,omitempty"`
@@ -39,11 +41,19 @@ type Fulfillment struct {
 	PickupBy       time.Time             `json:"pickupBy,omitzero"`
 }
 
-// ID is the id of the saga's instance for a prescription.
+// ID is the id of the saga's instance for a prescription: the first one. Further attempts append -2, -3 and so on.
 func ID(prescriptionID string) string { return "FUL-" + prescriptionID }
 
-func (f Fulfillment) claimID() string { return "CLM-" + f.PrescriptionID }
-func (f Fulfillment) fillID() string  { return "F-" + f.PrescriptionID }
+func (f Fulfillment) id() string      { return ID(f.PrescriptionID) + f.again() }
+func (f Fulfillment) claimID() string { return "CLM-" + f.PrescriptionID + f.again() }
+func (f Fulfillment) fillID() string  { return "F-" + f.PrescriptionID + f.again() }
+
+func (f Fulfillment) again() string {
+	if f.Attempt < 2 {
+		return ""
+	}
+	return fmt.Sprintf("-%d", f.Attempt)
+}
 
 type service struct {
 	p Platform
@@ -73,14 +83,14 @@ func (s *service) define() *saga.Definition[Fulfillment] {
 // did appends what a step says, and that it was done.
 func did(tx bus.Tx, f *Fulfillment, step medication.FulfillmentStep, events ...event.Event) error {
 	return tx.Append(append(events, medication.FulfillmentStepCompletedV1.New(Source, medication.FulfillmentStepCompleted{
-		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(ID(f.PrescriptionID)), Step: step, CompletedAt: tx.Now(),
+		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(f.id()), Step: step, CompletedAt: tx.Now(),
 	}))...)
 }
 
 // undid appends what a compensation says, and that it was done.
 func undid(tx bus.Tx, f *Fulfillment, step medication.FulfillmentStep, action string, events ...event.Event) error {
 	return tx.Append(append(events, medication.FulfillmentCompensatedV1.New(Source, medication.FulfillmentCompensated{
-		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(ID(f.PrescriptionID)), Step: step, Action: &action, CompensatedAt: tx.Now(),
+		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(f.id()), Step: step, Action: &action, CompensatedAt: tx.Now(),
 	}))...)
 }
 
@@ -211,6 +221,6 @@ func (s *service) notify(_ context.Context, tx bus.Tx, f *Fulfillment) error {
 			PrescriptionID: f.PrescriptionID, PatientID: f.PatientID, FillID: new(f.fillID()), Pharmacy: &medication.Pharmacy{ID: &f.PharmacyID}, ReadyAt: tx.Now(), PickupBy: f.PickupBy, PatientPay: &f.PatientPay,
 		}),
 		medication.FulfillmentCompletedV1.New(Source, medication.FulfillmentCompleted{
-			PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(ID(f.PrescriptionID)), FillID: new(f.fillID()), ClaimID: new(f.claimID()), CompletedAt: tx.Now(),
+			PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(f.id()), FillID: new(f.fillID()), ClaimID: new(f.claimID()), CompletedAt: tx.Now(),
 		}))
 }

@@ -3,6 +3,7 @@ package fulfillment
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -47,9 +48,17 @@ CREATE TABLE fulfillment_prescriptions (prescription_id TEXT PRIMARY KEY, prescr
 CREATE TABLE fulfillment_started (prescription_id TEXT PRIMARY KEY);
 CREATE TABLE fulfillment_failed (saga_id TEXT PRIMARY KEY);`
 
+// attempts replace fulfillment_started: a prescription that failed for want of an authorization is tried again when it has
+// one. attempt 0 is a statement that came while a fulfilment was under way and begins one if that fails.
+const attempts = `
+CREATE TABLE fulfillment_attempts (event_id TEXT PRIMARY KEY, prescription_id TEXT NOT NULL, attempt BIGINT NOT NULL, saga_id TEXT NOT NULL, failed BIGINT NOT NULL, state TEXT NOT NULL);
+CREATE INDEX fulfillment_attempts_prescription ON fulfillment_attempts (prescription_id, attempt);
+INSERT INTO fulfillment_attempts (event_id, prescription_id, attempt, saga_id, failed, state) SELECT 'first/' || prescription_id, prescription_id, 1, 'FUL-' || prescription_id, 0, '' FROM fulfillment_started;
+DROP TABLE fulfillment_started;`
+
 // Join makes this process a member of the service. It reacts to
 //
-//	medication.prescription.ready       a fulfilment begins
+//	medication.prescription.ready       a fulfilment begins; another one, when the last has failed and there is news
 //	medication.prescription.created     what it needs to know: prescriber, quantity, pharmacy, expiry
 //	medication.prescription.cancelled   a fulfilment that is under way is undone
 //	platform.saga.failed                medication.fulfillment.failed, with the reason and what was undone
@@ -79,7 +88,7 @@ func Join(ctx context.Context, p Platform, o Options) error {
 	if o.PickupWindow <= 0 {
 		o.PickupWindow = 10 * 24 * time.Hour
 	}
-	if err := p.Store().Migrate(ctx, Source, tables); err != nil {
+	if err := p.Store().Migrate(ctx, Source, tables, attempts); err != nil {
 		return err
 	}
 	s := &service{p, o}
@@ -95,7 +104,9 @@ func Join(ctx context.Context, p Platform, o Options) error {
 		bus.On(medication.PrescriptionReadyV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.PrescriptionReady]) error {
 			return s.ready(ctx, tx, def, e)
 		}),
-		bus.On(platform.SagaFailedV1, s.failed),
+		bus.On(platform.SagaFailedV1, func(ctx context.Context, tx bus.Tx, e event.Of[platform.SagaFailed]) error {
+			return s.failed(ctx, tx, def, e)
+		}),
 	}, o.Group...)...)
 }
 
@@ -159,7 +170,8 @@ func prescriptionOf(tx bus.Tx, id string) (p prescription, err error) {
 	return p, err
 }
 
-// ready begins a fulfilment, once for a prescription.
+// ready begins a fulfilment, the first one for a prescription, and another for an authorization that the last one, which
+// failed, did not have. It may be known before everything is undone: then the next attempt begins when that is done.
 func (s *service) ready(ctx context.Context, tx bus.Tx, def *saga.Definition[Fulfillment], e event.Of[medication.PrescriptionReady]) error {
 	r := e.Payload
 	known, err := prescriptionOf(tx, r.PrescriptionID)
@@ -192,21 +204,71 @@ func (s *service) ready(ctx context.Context, tx bus.Tx, def *saga.Definition[Ful
 	}
 	f.NDC = s.o.NDC(f.Medication)
 	f.Total = s.o.Price(f.Medication, f.Quantity)
-	if first, err := once(tx, `INSERT INTO fulfillment_started (prescription_id) VALUES ($1) ON CONFLICT (prescription_id) DO NOTHING`, r.PrescriptionID); err != nil || !first {
+	state, err := json.Marshal(f)
+	if err != nil {
 		return err
 	}
-	if err := def.StartTx(ctx, tx, ID(f.PrescriptionID), f); err != nil {
+	var now string
+	err = tx.QueryRow(`SELECT state FROM fulfillment_attempts WHERE prescription_id = $1 AND attempt > 0 ORDER BY attempt DESC LIMIT 1`, r.PrescriptionID).Scan(&now)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if err == nil {
+		var last Fulfillment
+		if err := json.Unmarshal([]byte(now), &last); now != "" && err != nil {
+			return err
+		}
+		if f.AuthNumber == "" || f.AuthNumber == last.AuthNumber {
+			return nil // nothing new
+		}
+	}
+	if first, err := once(tx, `INSERT INTO fulfillment_attempts (event_id, prescription_id, attempt, saga_id, failed, state) VALUES ($1, $2, 0, '', 0, $3) ON CONFLICT (event_id) DO NOTHING`,
+		e.ID, r.PrescriptionID, string(state)); err != nil || !first {
+		return err
+	}
+	return s.begin(ctx, tx, def, r.PrescriptionID)
+}
+
+// begin starts the next attempt at a prescription, if the last one has failed and something was said since.
+func (s *service) begin(ctx context.Context, tx bus.Tx, def *saga.Definition[Fulfillment], prescriptionID string) error {
+	var last, open int
+	if err := tx.QueryRow(`SELECT COALESCE(MAX(attempt), 0), COALESCE(SUM(CASE WHEN attempt > 0 AND failed = 0 THEN 1 ELSE 0 END), 0) FROM fulfillment_attempts WHERE prescription_id = $1`,
+		prescriptionID).Scan(&last, &open); err != nil || open > 0 {
+		return err
+	}
+	var eventID, state string
+	err := tx.QueryRow(`SELECT event_id, state FROM fulfillment_attempts WHERE prescription_id = $1 AND attempt = 0 ORDER BY event_id DESC LIMIT 1`, prescriptionID).Scan(&eventID, &state)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	var f Fulfillment
+	if err == nil {
+		err = json.Unmarshal([]byte(state), &f)
+	}
+	if err != nil {
+		return err
+	}
+	if f.Attempt = last + 1; f.Attempt > maxAttempts {
+		return nil
+	}
+	if _, err := tx.Exec(`UPDATE fulfillment_attempts SET attempt = $1, saga_id = $2 WHERE event_id = $3`, f.Attempt, f.id(), eventID); err != nil {
+		return err
+	}
+	if err := def.StartTx(ctx, tx, f.id(), f); err != nil {
 		return err
 	}
 	return tx.Append(medication.FulfillmentStartedV1.New(Source, medication.FulfillmentStarted{
-		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(ID(f.PrescriptionID)), PharmacyID: &f.PharmacyID, Definition: new(Name + "/1"), StartedAt: tx.Now(),
+		PrescriptionID: f.PrescriptionID, PatientID: &f.PatientID, FulfillmentID: new(f.id()), PharmacyID: &f.PharmacyID, Definition: new(Name + "/1"), StartedAt: tx.Now(),
 	}))
 }
 
+// maxAttempts bounds how often one prescription is tried: payer and formulary may disagree for ever.
+const maxAttempts = 5
+
 // once reports whether a row is new: what it stands for has not been done before, also when the group was sent back in
 // the log.
-func once(tx bus.Tx, insert, id string) (bool, error) {
-	res, err := tx.Exec(insert, id)
+func once(tx bus.Tx, insert string, args ...any) (bool, error) {
+	res, err := tx.Exec(insert, args...)
 	if err != nil {
 		return false, err
 	}
@@ -220,8 +282,8 @@ var steps = map[string]medication.FulfillmentStep{
 	"fill": medication.FulfillmentStepFill, "notify": medication.FulfillmentStepNotify, "pickup": medication.FulfillmentStepNotify,
 }
 
-// failed says how a fulfilment ended that did not succeed.
-func (s *service) failed(_ context.Context, tx bus.Tx, e event.Of[platform.SagaFailed]) error {
+// failed says how a fulfilment ended that did not succeed, and begins the next one when there is reason to.
+func (s *service) failed(ctx context.Context, tx bus.Tx, def *saga.Definition[Fulfillment], e event.Of[platform.SagaFailed]) error {
 	if e.Payload.Saga != Name || e.Payload.Key == nil {
 		return nil
 	}
@@ -239,5 +301,11 @@ func (s *service) failed(_ context.Context, tx bus.Tx, e event.Of[platform.SagaF
 			f.Stuck = append(f.Stuck, named)
 		}
 	}
-	return tx.Append(medication.FulfillmentFailedV1.New(Source, f))
+	if err := tx.Append(medication.FulfillmentFailedV1.New(Source, f)); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`UPDATE fulfillment_attempts SET failed = 1 WHERE saga_id = $1`, e.Payload.SagaID); err != nil {
+		return err
+	}
+	return s.begin(ctx, tx, def, f.PrescriptionID)
 }

@@ -36,6 +36,9 @@ type Options struct {
 	// Member returns the payer's number of a patient, empty for one that it does not know. Default: the member id of the
 	// coverage that the request states, or the patient's own id where it states none.
 	Member func(patientID string, c *priorauth.Coverage) string
+	// Overturn says whether a reviewer overturns the denial that an appeal is against, which the rules would repeat. It is
+	// called inside a transaction and must answer from what it is given. Default: never.
+	Overturn func(a priorauth.AppealSubmitted, denied Decision) bool
 	// Reviewer is reminded of a decision that is due, and Supervisor gets it before, and when, it is late: ids of people or
 	// desks. Default: "payer-review" and "payer-supervisor".
 	Reviewer, Supervisor string
@@ -54,9 +57,10 @@ CREATE TABLE payer_denials (patient_id TEXT NOT NULL, fingerprint TEXT NOT NULL,
 CREATE TABLE payer_claims (claim_id TEXT PRIMARY KEY, patient_id TEXT NOT NULL, state TEXT NOT NULL, amount BIGINT NOT NULL);`
 
 type service struct {
-	rules  *Rules
-	member func(string, *priorauth.Coverage) string
-	clocks *clocks
+	rules    *Rules
+	member   func(string, *priorauth.Coverage) string
+	overturn func(priorauth.AppealSubmitted, Decision) bool
+	clocks   *clocks
 }
 
 // Join makes this process a member of the service. It reacts to
@@ -64,6 +68,7 @@ type service struct {
 //	priorauth.request.submitted, .updated   it decides by the rules, upon what the request says
 //	priorauth.request.cancelled             it decides no more
 //	priorauth.decision.made                 a reviewer has decided what the rules could not
+//	priorauth.appeal.submitted              it looks again: overturned or upheld
 //	payment.claim.submitted                 it pays, or rejects for want of an authorization
 //	payment.claim.voided                    it takes the payment back
 //
@@ -71,7 +76,7 @@ type service struct {
 // runs: priorauth.deadline.approaching says when the reviewer is to be reminded and when the supervisor takes over, and
 // priorauth.deadline.missed that there was no decision in time. See Rules.Clock.
 func Join(ctx context.Context, p Platform, o Options) error {
-	s := &service{rules: o.Rules, member: o.Member}
+	s := &service{rules: o.Rules, member: o.Member, overturn: o.Overturn}
 	if s.rules == nil {
 		var err error
 		if s.rules, err = DefaultRules(); err != nil {
@@ -86,7 +91,7 @@ func Join(ctx context.Context, p Platform, o Options) error {
 			return patientID
 		}
 	}
-	if err := p.Store().Migrate(ctx, Source, serviceTables); err != nil {
+	if err := p.Store().Migrate(ctx, Source, serviceTables, appealTable); err != nil {
 		return err
 	}
 	if err := p.Store().Migrate(ctx, Source+".clocks", clockTable); err != nil {
@@ -98,6 +103,7 @@ func Join(ctx context.Context, p Platform, o Options) error {
 		bus.On(priorauth.RequestUpdatedV1, timed(s, s.updated, func(u priorauth.RequestUpdated) string { return u.PriorAuthID })),
 		bus.On(priorauth.RequestCancelledV1, timed(s, s.cancelled, func(c priorauth.RequestCancelled) string { return c.PriorAuthID })),
 		bus.On(priorauth.DecisionMadeV1, timed(s, s.decided, func(d priorauth.DecisionMade) string { return d.PriorAuthID })),
+		bus.On(priorauth.AppealSubmittedV1, timed(s, s.appealed, func(a priorauth.AppealSubmitted) string { return a.PriorAuthID })),
 		bus.On(payment.ClaimSubmittedV1, s.claim),
 		bus.On(payment.ClaimVoidedV1, s.voided),
 	}, o.Group...)...)
@@ -113,7 +119,7 @@ func (s *service) submitted(_ context.Context, tx bus.Tx, e event.Of[priorauth.R
 		at = e.Time()
 	}
 	e.Payload.SubmittedAt = at // what a later update is decided as of
-	return s.answer(tx, e.Payload, at)
+	return s.answer(tx, e.Payload, at, nil)
 }
 
 // updated decides anew, upon the request with what the update changes.
@@ -133,7 +139,7 @@ func (s *service) updated(_ context.Context, tx bus.Tx, e event.Of[priorauth.Req
 	if err := json.Unmarshal(e.Payload.UpdatedFields, &request); err != nil {
 		return bus.Fatal(errors.New("payer: the update does not fit a request; correct it and redrive"))
 	}
-	return s.answer(tx, request, request.SubmittedAt)
+	return s.answer(tx, request, request.SubmittedAt, nil)
 }
 
 func (s *service) cancelled(_ context.Context, tx bus.Tx, e event.Of[priorauth.RequestCancelled]) error {
@@ -141,8 +147,8 @@ func (s *service) cancelled(_ context.Context, tx bus.Tx, e event.Of[priorauth.R
 	return err
 }
 
-// answer decides a request as of a moment, remembers the answer and says it.
-func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time) error {
+// answer decides a request as of a moment, remembers the answer and says it. appeal is what asks for it again, if it is one.
+func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time, appeal *priorauth.AppealSubmitted) error {
 	facts := factsOf(r, s.member(r.PatientID, r.Coverage), at)
 	onFile, err := authorizations(tx, facts)
 	if err != nil {
@@ -151,6 +157,9 @@ func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time) 
 	d, err := s.decide(facts, onFile, at)
 	if err != nil {
 		return bus.Fatal(err) // the rules fail upon this request: a person has to look
+	}
+	if appeal != nil {
+		d = s.review(*appeal, d, facts, at)
 	}
 	if d, err = first(tx, d, facts); err != nil {
 		return err

@@ -192,3 +192,43 @@ func TestClaims(t *testing.T) {
 		t.Errorf("%v\nwant %v; each claim answered once", out, want)
 	}
 }
+
+// TestAppeal: an appeal against a denial is answered once: upheld, or overturned by the reviewer, and then the payer pays.
+func TestAppeal(t *testing.T) {
+	appeal := func(attachments ...priorauth.Attachment) event.Event {
+		e := priorauth.AppealSubmittedV1.New("priorauth-service", priorauth.AppealSubmitted{PriorAuthID: "PA1", AppealID: "PA1-1", SubmittedAt: time.Now(), Attachments: attachments})
+		e.PartitionKey = "P1"
+		return e
+	}
+	for _, c := range []struct {
+		name   string
+		appeal event.Event
+		want   priorauth.Decision
+	}{
+		{"upheld", appeal(), priorauth.DecisionUpheld},
+		{"overturned", appeal(priorauth.Attachment{}), priorauth.DecisionApproved},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := running(t, payer.Options{Overturn: func(a priorauth.AppealSubmitted, denied payer.Decision) bool {
+				return len(a.Attachments) > 0 && denied.Reasons[0].Code == "STEP-THERAPY"
+			}})
+			settled(t, p, asthmatic("PA1", time.Now(), func(r *priorauth.RequestSubmitted) { r.Clinical.MedicationHistory = nil }))
+			if d := decisions(t, p)["PA1"]; d.Decision != priorauth.DecisionDenied {
+				t.Fatalf("%+v", d)
+			}
+			settled(t, p, c.appeal)
+			if err := p.Bus().Replay(t.Context(), payer.Group, bus.Beginning(), bus.End(), bus.Act{Reason: "once more"}); err != nil {
+				t.Fatal(err)
+			}
+			carebustest.Settle(t, p)
+			d := decisions(t, p)["PA1"]
+			if d.Decision != c.want || (c.want == priorauth.DecisionApproved) != (d.AuthNumber != nil) || (c.want == priorauth.DecisionUpheld) != (len(d.Reasons) > 0) {
+				t.Errorf("%+v", d)
+			}
+			types, err := p.Store().Types(t.Context())
+			if err != nil || types["priorauth.decision.made"] != 2 {
+				t.Errorf("%v, %v; want 2 decisions", types, err)
+			}
+		})
+	}
+}

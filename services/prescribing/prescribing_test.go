@@ -43,8 +43,8 @@ func running(t *testing.T) *carebus.Platform {
 	asked := []string{"896209", "1049221"}
 	err := errors.Join(
 		prescribing.Join(p), payer.Join(t.Context(), p, payer.Options{}), portal.Join(t.Context(), p),
-		priorauth.Join(t.Context(), p, priorauth.Options{Required: func(m medication.Medication) bool {
-			return m.Code != nil && m.Code.Code != nil && slices.Contains(asked, *m.Code.Code)
+		priorauth.Join(t.Context(), p, priorauth.Options{Required: func(m medication.Medication, _ *medication.Payer) (bool, error) {
+			return m.Code != nil && m.Code.Code != nil && slices.Contains(asked, *m.Code.Code), nil
 		}}),
 	)
 	if err != nil {

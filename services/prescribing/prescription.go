@@ -146,6 +146,8 @@ type service struct{ p Platform }
 //
 //	priorauth.determination.not-required, priorauth.status.approved   the prescription is ready to be filled
 //	priorauth.status.pending, .denied                                 its status says so
+//	medication.fulfillment.started, .failed                           likewise: in fulfilment, on hold
+//	medication.prescription.filled, .picked-up                        likewise
 //
 // options are further options of the consumer group.
 func Join(p Platform, options ...bus.Option) error {
@@ -175,6 +177,21 @@ func Join(p Platform, options ...bus.Option) error {
 			}
 			return s.status(ctx, tx, e.ID, text(e.Payload.PrescriptionID), changed)
 		}),
+		bus.On(medication.FulfillmentStartedV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.FulfillmentStarted]) error {
+			return s.status(ctx, tx, e.ID, e.Payload.PrescriptionID, medication.PrescriptionStatusChanged{PatientID: text(e.Payload.PatientID), Status: medication.PrescriptionStatusInFulfillment})
+		}),
+		bus.On(medication.PrescriptionFilledV2, func(ctx context.Context, tx bus.Tx, e event.Of[medication.PrescriptionFilled]) error {
+			return s.status(ctx, tx, e.ID, e.Payload.PrescriptionID, medication.PrescriptionStatusChanged{PatientID: e.Payload.PatientID, Status: medication.PrescriptionStatusFilled},
+				medication.PrescriptionStatusInFulfillment)
+		}),
+		bus.On(medication.PrescriptionPickedUpV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.PrescriptionPickedUp]) error {
+			return s.status(ctx, tx, e.ID, e.Payload.PrescriptionID, medication.PrescriptionStatusChanged{PatientID: e.Payload.PatientID, Status: medication.PrescriptionStatusPickedUp},
+				medication.PrescriptionStatusFilled)
+		}),
+		bus.On(medication.FulfillmentFailedV1, func(ctx context.Context, tx bus.Tx, e event.Of[medication.FulfillmentFailed]) error {
+			return s.status(ctx, tx, e.ID, e.Payload.PrescriptionID, medication.PrescriptionStatusChanged{PatientID: text(e.Payload.PatientID), Status: medication.PrescriptionStatusOnHold, Reason: &e.Payload.Reason},
+				medication.PrescriptionStatusReady, medication.PrescriptionStatusInFulfillment, medication.PrescriptionStatusFilled)
+		}),
 	}, options...)...)
 }
 
@@ -197,7 +214,8 @@ func (s *service) ready(ctx context.Context, tx bus.Tx, eventID string, p medica
 		return nil // an authorization that is not about a prescription
 	}
 	_, err := Prescriptions.UpdateTx(ctx, tx, s.p, p.PrescriptionID, func(r Prescription) ([]event.Event, error) {
-		if slices.Contains(over, r.Status) || r.Status == medication.PrescriptionStatusReady {
+		late := slices.Contains(granted, r.Status) // and yet something new, when a claim was rejected for want of it
+		if slices.Contains(over, r.Status) || late && (p.PriorAuthID == nil || r.PriorAuthID == *p.PriorAuthID) {
 			return nil, nil
 		}
 		p.ReadyAt, p.Prescriber, p.Pharmacy = tx.Now(), r.Prescriber, r.Pharmacy
@@ -212,13 +230,19 @@ func (s *service) ready(ctx context.Context, tx bus.Tx, eventID string, p medica
 	return err
 }
 
-func (s *service) status(ctx context.Context, tx bus.Tx, eventID, prescriptionID string, p medication.PrescriptionStatusChanged) error {
+// granted are the statuses of a prescription that may be filled, or is.
+var granted = []medication.PrescriptionStatus{
+	medication.PrescriptionStatusReady, medication.PrescriptionStatusInFulfillment, medication.PrescriptionStatusFilled, medication.PrescriptionStatusPickedUp,
+}
+
+// status says where a prescription stands now; only if it stood in one of from, where any are given.
+func (s *service) status(ctx context.Context, tx bus.Tx, eventID, prescriptionID string, p medication.PrescriptionStatusChanged, from ...medication.PrescriptionStatus) error {
 	if prescriptionID == "" {
 		return nil
 	}
 	p.PrescriptionID = prescriptionID
 	_, err := Prescriptions.UpdateTx(ctx, tx, s.p, prescriptionID, func(r Prescription) ([]event.Event, error) {
-		if slices.Contains(over, r.Status) || r.Status == p.Status {
+		if slices.Contains(over, r.Status) || r.Status == p.Status || len(from) > 0 && !slices.Contains(from, r.Status) {
 			return nil, nil
 		}
 		return []event.Event{r.changed(p, tx.Now())}, nil

@@ -29,8 +29,10 @@ type Platform interface {
 
 // Options of the service.
 type Options struct {
-	// Required says whether payers want to be asked about a medication before they pay for it: the formulary. Required.
-	Required func(m medication.Medication) bool
+	// Required says whether the payer wants to be asked about a medication before it pays for it: the formulary. Required.
+	// payer is nil where the prescription names none. An error parks the prescription, until somebody has mended what it
+	// says, or names a dependency that is tried again; see bus.Classify.
+	Required func(m medication.Medication, payer *medication.Payer) (bool, error)
 	// Group has further options of the consumer group, such as bus.Version.
 	Group []bus.Option
 }
@@ -45,7 +47,7 @@ CREATE TABLE priorauth_conditions (patient_id TEXT NOT NULL, system TEXT NOT NUL
 
 type service struct {
 	p        Platform
-	required func(medication.Medication) bool
+	required func(medication.Medication, *medication.Payer) (bool, error)
 }
 
 // Join makes this process a member of the service. It reacts to
@@ -127,7 +129,11 @@ func (s *service) prescription(ctx context.Context, tx bus.Tx, e event.Of[medica
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return err // known: the group was sent back in the log
 	}
-	if !s.required(rx.Medication) {
+	required, err := s.required(rx.Medication, rx.Payer)
+	if err != nil {
+		return err
+	}
+	if !required {
 		return tx.Append(priorauth.DeterminationNotRequiredV1.New(Source, priorauth.DeterminationNotRequired{
 			PriorAuthID: ID(rx.PrescriptionID), PatientID: &rx.PatientID, PrescriptionID: rx.PrescriptionID, Medication: asked(rx.Medication),
 			Payer: payerOf(rx.Payer), Reason: new("Payers pay for this medication without being asked."), DeterminedBy: new(Source), DeterminedAt: tx.Now(),

@@ -26,7 +26,9 @@ func running(t *testing.T, more ...func(p *carebus.Platform) error) *carebus.Pla
 	t.Helper()
 	p := carebustest.Open(t)
 	err := priorauth.Join(t.Context(), p, priorauth.Options{
-		Required: func(m medication.Medication) bool { return m.Name != "Lisinopril 10mg Tablet" },
+		Required: func(m medication.Medication, _ *medication.Payer) (bool, error) {
+			return m.Name != "Lisinopril 10mg Tablet", nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
