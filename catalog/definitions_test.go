@@ -18,6 +18,7 @@ var roundTrips = []roundTrip{
 	roundTripOf(care.PlanCreatedV1),
 	roundTripOf(care.TaskAssignedV1),
 	roundTripOf(care.TaskCompletedV1),
+	roundTripOf(care.TaskDueV1),
 	roundTripOf(care.TaskOverdueV1),
 	roundTripOf(care.TeamUpdatedV1),
 	roundTripOf(medication.AdherenceReportedV1),

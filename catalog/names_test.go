@@ -28,7 +28,8 @@ priorauth.status.approved priorauth.status.denied priorauth.status.pending prior
 priorauth.appeal.submitted priorauth.determination.not-required
 priorauth.deadline.approaching priorauth.deadline.missed
 
-care.plan.created care.team.updated care.task.assigned care.task.completed care.task.overdue care.communication.sent
+care.plan.created care.team.updated care.task.assigned care.task.completed care.task.due care.task.overdue
+care.communication.sent
 
 payment.claim.submitted payment.claim.approved payment.claim.rejected payment.claim.voided
 provider.profile.updated

@@ -6,6 +6,7 @@
 //   - [PlanCreatedV1]: care.plan.created 1.0.0
 //   - [TaskAssignedV1]: care.task.assigned 1.0.0
 //   - [TaskCompletedV1]: care.task.completed 1.0.0
+//   - [TaskDueV1]: care.task.due 1.0.0
 //   - [TaskOverdueV1]: care.task.overdue 1.0.0
 //   - [TeamUpdatedV1]: care.team.updated 1.0.0
 package care

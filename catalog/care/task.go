@@ -96,6 +96,23 @@ type TaskOutput struct {
 	Value *string `json:"value,omitzero"`
 }
 
+// TaskDueV1 defines care.task.due 1.0.0: stable.
+var TaskDueV1 = event.Define[TaskDue]("care.task.due", "1.0.0")
+
+// TaskDue is the payload of care.task.due 1.0.0. The moment has come at which a task was to be done, whether it is done
+// or not. Internal to the care coordination service, whose timer publishes it and which then decides whether the task
+// is overdue; others read care.task.overdue.
+type TaskDue struct {
+	// Our identifier of the task.
+	TaskID string `json:"taskId"`
+	// The patient; absent for tasks about no patient.
+	PatientID *string `json:"patientId,omitzero"`
+	// When it is due; the task may have got another time since.
+	DueAt time.Time `json:"dueAt,omitzero"`
+	// The system that the statement came from.
+	Source *string `json:"source,omitzero"`
+}
+
 // TaskOverdueV1 defines care.task.overdue 1.0.0: stable.
 var TaskOverdueV1 = event.Define[TaskOverdue]("care.task.overdue", "1.0.0")
 

@@ -63,17 +63,17 @@ func assign(who string, due time.Time) care.AssignTask {
 func TestTasks(t *testing.T) {
 	p, stop := run(t.TempDir())
 	defer stop()
-	soon, late := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
+	soon, later := time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 	must := func(got any, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(care.Assign(t.Context(), p, "T1", assign("ann", soon)))
-	must(care.Assign(t.Context(), p, "T2", assign("ann", late)))
+	must(care.Assign(t.Context(), p, "T1", assign("ann", later)))
+	must(care.Assign(t.Context(), p, "T2", assign("ann", soon)))
 	must(care.Assign(t.Context(), p, "T3", assign("ann", time.Time{})))
-	must(care.Assign(t.Context(), p, "T4", assign("bob", late)))
+	must(care.Assign(t.Context(), p, "T4", assign("bob", soon)))
 	must(care.Complete(t.Context(), p, "T4", care.CompleteTask{}))
 	settled(p)
 	list := func(who string) string {
@@ -94,16 +94,6 @@ func TestTasks(t *testing.T) {
 	if got := list("bob"); got != "[]" {
 		t.Errorf("bob's work: %s", got)
 	}
-	for want := 1; want >= 0; want-- { // noticed once
-		n, err := care.NoticeOverdue(t.Context(), p, time.Now(), 10)
-		if err != nil || n != want {
-			t.Errorf("%d tasks noticed, %v; want %d", n, err, want)
-		}
-		settled(p)
-	}
-	if got := list("ann"); got != "[T2 true T1 false T3 false]" {
-		t.Errorf("ann's work: %s", got)
-	}
 	again, err := care.Assign(t.Context(), p, "T2", assign("bob", soon))
 	if err != nil || again.State.Overdue || *again.State.PreviousAssignee.ID != "ann" || *again.State.Title != "Call" {
 		t.Errorf("assigned to somebody else: %+v, %v", again, err)
@@ -115,9 +105,6 @@ func TestTasks(t *testing.T) {
 	settled(p)
 	if got := list("bob"); got != "[T2 false]" {
 		t.Errorf("bob's work: %s", got)
-	}
-	if n, err := care.NoticeOverdue(t.Context(), p, time.Now().Add(2*time.Hour), 10); err != nil || n != 2 {
-		t.Errorf("%d tasks noticed two hours later, %v; want T1 and T2", n, err)
 	}
 	must(care.Complete(t.Context(), p, "T2", care.CompleteTask{TaskCompleted: catalog.TaskCompleted{Outcome: ptr("done")}}))
 	done, err := care.Complete(t.Context(), p, "T2", care.CompleteTask{})
@@ -271,8 +258,19 @@ func Example() {
 	if _, err := care.Assign(ctx, p, "T1", assign("PROV789", time.Date(2023, 3, 1, 9, 0, 0, 0, time.UTC))); err != nil {
 		panic(err)
 	}
+	for tick := p.Store().Tick(); ; { // the service's timer is on its way
+		task, err := care.Tasks.Load(ctx, p, "T1")
+		if err != nil {
+			panic(err)
+		}
+		if task.State.Overdue {
+			fmt.Println("overdue since", task.State.DueAt.Format(time.DateOnly))
+			break
+		}
+		if tick, err = p.Store().Wait(ctx, tick); err != nil {
+			panic(err)
+		}
+	}
 	settled(p)
-	n, err := care.NoticeOverdue(ctx, p, time.Date(2023, 3, 2, 9, 0, 0, 0, time.UTC), 100)
-	fmt.Println(n, "task is overdue", err)
-	// Output: 1 task is overdue <nil>
+	// Output: overdue since 2023-03-01
 }

@@ -2,7 +2,8 @@
 //
 //	task, err := care.Assign(ctx, p, "T1", care.AssignTask{…})
 //	task, err = care.Complete(ctx, p, "T1", care.CompleteTask{…})
-//	n, err := care.NoticeOverdue(ctx, p, time.Now(), 100)
 //
-// Tasks, plans and teams are entities made of their events. A denied prior authorization becomes a task by itself.
+// Tasks, plans and teams are entities made of their events. A denied prior authorization becomes a task by itself, and
+// so does a payer that is late. A task that is not completed in time is stated to be overdue, by a durable timer, while
+// the platform runs.
 package care

@@ -9,11 +9,13 @@ import (
 	"github.com/carebus/carebus/catalog/care"
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/timer"
 )
 
 // Platform is where the service runs. *carebus.Platform is one.
 type Platform interface {
 	aggregate.Log
+	Timers() *timer.Timers
 	Handle(group string, opts ...bus.Option) error
 }
 
@@ -42,7 +44,8 @@ type service struct {
 //
 //	priorauth.status.denied                 somebody has to talk about an appeal, or another therapy
 //	priorauth.deadline.approaching, .missed    somebody has to ask the payer, or to help without it
-//	care.task.assigned, .completed, .overdue   the lists of work
+//	care.task.assigned, .completed, .overdue   the lists of work, and the timer of each task
+//	care.task.due                           a task that is not completed is overdue
 func Join(ctx context.Context, p Platform, o Options) error {
 	if o.Coordinator == "" {
 		o.Coordinator = "care-coordinator"
@@ -58,25 +61,14 @@ func Join(ctx context.Context, p Platform, o Options) error {
 		bus.On(priorauth.StatusDeniedV1, s.denied),
 		bus.On(priorauth.DeadlineApproachingV1, s.approaching),
 		bus.On(priorauth.DeadlineMissedV1, s.missed),
-		bus.On(care.TaskAssignedV1, func(_ context.Context, tx bus.Tx, e event.Of[care.TaskAssigned]) error {
-			t, due := e.Payload, int64(0)
-			if !t.DueAt.IsZero() {
-				due = t.DueAt.UnixMilli()
-			}
-			assignee := text(t.Assignee.ID)
-			if assignee == "" {
-				assignee = text(t.Assignee.Name)
-			}
-			_, err := tx.Exec(`INSERT INTO care_tasks (task_id, patient_id, title, assignee, due_at, state) VALUES ($1, $2, $3, $4, $5, 'open')
-				ON CONFLICT (task_id) DO UPDATE SET assignee = excluded.assignee, due_at = excluded.due_at, state = 'open'`, t.TaskID, text(t.PatientID), text(t.Title), assignee, due)
-			return err
+		bus.On(care.TaskAssignedV1, s.assigned),
+		bus.On(care.TaskCompletedV1, func(ctx context.Context, tx bus.Tx, e event.Of[care.TaskCompleted]) error {
+			return s.ended(ctx, tx, e.Payload.TaskID, "completed")
 		}),
-		bus.On(care.TaskCompletedV1, func(_ context.Context, tx bus.Tx, e event.Of[care.TaskCompleted]) error {
-			return state(tx, e.Payload.TaskID, "completed")
+		bus.On(care.TaskOverdueV1, func(ctx context.Context, tx bus.Tx, e event.Of[care.TaskOverdue]) error {
+			return s.ended(ctx, tx, e.Payload.TaskID, "overdue")
 		}),
-		bus.On(care.TaskOverdueV1, func(_ context.Context, tx bus.Tx, e event.Of[care.TaskOverdue]) error {
-			return state(tx, e.Payload.TaskID, "overdue")
-		}),
+		bus.On(care.TaskDueV1, s.due),
 	}, o.Group...)...)
 }
 
@@ -100,7 +92,25 @@ func (s *service) make(ctx context.Context, tx bus.Tx, eventID, taskID string, t
 	return err
 }
 
-func state(tx bus.Tx, taskID, state string) error {
-	_, err := tx.Exec(`UPDATE care_tasks SET state = $1 WHERE task_id = $2`, state, taskID)
-	return err
+func (s *service) assigned(ctx context.Context, tx bus.Tx, e event.Of[care.TaskAssigned]) error {
+	t, due := e.Payload, int64(0)
+	if !t.DueAt.IsZero() {
+		due = t.DueAt.UnixMilli()
+	}
+	assignee := text(t.Assignee.ID)
+	if assignee == "" {
+		assignee = text(t.Assignee.Name)
+	}
+	if _, err := tx.Exec(`INSERT INTO care_tasks (task_id, patient_id, title, assignee, due_at, state) VALUES ($1, $2, $3, $4, $5, 'open')
+		ON CONFLICT (task_id) DO UPDATE SET assignee = excluded.assignee, due_at = excluded.due_at, state = 'open'`, t.TaskID, text(t.PatientID), text(t.Title), assignee, due); err != nil {
+		return err
+	}
+	return s.watch(ctx, tx, t.TaskID)
+}
+
+func (s *service) ended(ctx context.Context, tx bus.Tx, taskID, state string) error {
+	if _, err := tx.Exec(`UPDATE care_tasks SET state = $1 WHERE task_id = $2`, state, taskID); err != nil {
+		return err
+	}
+	return s.watch(ctx, tx, taskID)
 }

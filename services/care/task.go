@@ -140,34 +140,6 @@ func Complete(ctx context.Context, l aggregate.Log, taskID string, c CompleteTas
 	}, opts...)
 }
 
-// NoticeOverdue states care.task.overdue for up to limit open tasks whose due time has passed, the longest due first, once
-// for each assignment, and returns for how many. Call it now and then; several processes may.
-func NoticeOverdue(ctx context.Context, p Platform, at time.Time, limit int) (noticed int, err error) {
-	due, err := open(ctx, p.Store(), `state = 'open' AND due_at > 0 AND due_at < $1 ORDER BY due_at, task_id LIMIT $2`, at.UnixMilli(), limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, d := range due {
-		before := int64(-1)
-		after, err := Tasks.Update(ctx, p, d.TaskID, func(t Task) ([]event.Event, error) {
-			before = t.Version
-			if t.Version == 0 || t.Completed != nil || t.Overdue || t.DueAt.IsZero() || !t.DueAt.Before(at) {
-				return nil, nil
-			}
-			return []event.Event{care.TaskOverdueV1.New(Source, care.TaskOverdue{
-				TaskID: d.TaskID, PatientID: t.PatientID, Title: t.Title, Assignee: &t.Assignee, DueAt: t.DueAt, Priority: t.Priority, CarePlanID: t.CarePlanID, DetectedAt: at.UTC(),
-			})}, nil
-		})
-		if err != nil {
-			return noticed, err
-		}
-		if after.State.Version > before {
-			noticed++
-		}
-	}
-	return noticed, nil
-}
-
 // OpenTask is what a list of work shows.
 type OpenTask struct {
 	TaskID    string    `json:"taskId"`
