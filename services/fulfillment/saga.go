@@ -205,8 +205,15 @@ func (s *service) fill(ctx context.Context, tx bus.Tx, f *Fulfillment) error {
 	return did(tx, f, medication.FulfillmentStepFill, medication.PrescriptionFilledV2.New(pharmacy.Source, filled))
 }
 
+// putBack is for what nobody picked up. What was handed over in the last moment stays with the patient: the instance is
+// stuck then, and a person decides.
 func (s *service) putBack(ctx context.Context, tx bus.Tx, f *Fulfillment) error {
-	if _, err := pharmacy.DoTx(ctx, tx, s.p, f.PharmacyID, f.NDC, pharmacy.Return{ID: f.PrescriptionID}); err != nil {
+	_, err := pharmacy.DoTx(ctx, tx, s.p, f.PharmacyID, f.NDC, pharmacy.Return{ID: f.PrescriptionID})
+	var refused *pharmacy.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return saga.Refuse("handed-over")
+	case err != nil:
 		return err
 	}
 	return undid(tx, f, medication.FulfillmentStepFill, "return to stock", medication.PrescriptionReturnedV1.New(pharmacy.Source, medication.PrescriptionReturned{

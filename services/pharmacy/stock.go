@@ -20,7 +20,7 @@ type Stock struct {
 	NDC          string                 `json:"ndc"`
 	OnHand       float64                `json:"onHand"`
 	Reservations map[string]Reservation `json:"reservations,omitempty"` // by reservation id
-	Taken        map[string]float64     `json:"taken,omitempty"`        // what was dispensed for a reservation, and not returned
+	Taken        map[string]float64     `json:"taken,omitempty"`        // what was dispensed for a reservation, and neither returned nor handed over
 	Version      int64                  `json:"version"`                // events that this state understands
 	LastUpdated  int64                  `json:"lastUpdated"`            // timestamp of the last of them, epoch milliseconds
 }
@@ -67,6 +67,10 @@ var Stocks = aggregate.Define("medication.inventory",
 			s.Reservations = map[string]Reservation{}
 		}
 		s.Reservations[p.ReservationID] = Reservation{Quantity: p.Quantity, PrescriptionID: text(p.PrescriptionID)}
+	}),
+	aggregate.On(medication.PrescriptionPickedUpV1, func(s *Stock, e event.Of[medication.PrescriptionPickedUp]) {
+		s.touch(e.Metadata, s.PharmacyID, s.NDC)
+		delete(s.Taken, e.Payload.PrescriptionID)
 	}),
 	aggregate.On(medication.InventoryReleasedV1, func(s *Stock, e event.Of[medication.InventoryReleased]) {
 		s.touch(e.Metadata, e.Payload.PharmacyID, e.Payload.NDC)
@@ -232,13 +236,32 @@ func (c Dispense) decide(s Stock, at place) ([]event.Event, error) {
 	return []event.Event{at.adjusted(s, -r.Quantity, medication.InventoryAdjustedReasonDispensed, c.ID)}, nil
 }
 
-// Return puts back what was dispensed and not handed over. Returning what was not dispensed changes nothing.
+// HandOver gives what was dispensed to the patient, who cannot give it back: medication.prescription.picked-up. Handing
+// over what was returned, or never dispensed, is refused.
+type HandOver struct {
+	ID        string
+	PatientID string
+	FillID    string
+}
+
+func (c HandOver) decide(s Stock, at place) ([]event.Event, error) {
+	if _, taken := s.Taken[c.ID]; !taken {
+		return nil, &RefusedError{"hand-over", "reservation", "nothing lies ready under this id", "it may have been handed over, or returned to stock; look at its history"}
+	}
+	e := medication.PrescriptionPickedUpV1.New(Source, medication.PrescriptionPickedUp{
+		PrescriptionID: c.ID, PatientID: c.PatientID, FillID: optional(c.FillID), PharmacyID: &at.pharmacyID, PickedUpAt: at.now,
+	})
+	e.PartitionKey = c.ID // in order with what else happens to the prescription
+	return []event.Event{e}, nil
+}
+
+// Return puts back what was dispensed. Returning what was handed over, or was never dispensed, is refused.
 type Return struct{ ID string }
 
 func (c Return) decide(s Stock, at place) ([]event.Event, error) {
 	quantity, taken := s.Taken[c.ID]
 	if !taken {
-		return nil, nil
+		return nil, &RefusedError{"return", "reservation", "nothing lies ready under this id", "it may have been handed over, or returned before; look at its history"}
 	}
 	return []event.Event{at.adjusted(s, quantity, medication.InventoryAdjustedReasonReturnedToStock, c.ID)}, nil
 }

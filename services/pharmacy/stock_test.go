@@ -66,7 +66,14 @@ func TestStock(t *testing.T) {
 	step(pharmacy.Reserve{ID: "RX1", Quantity: 30}, 70, 70) // said again, late
 	step(pharmacy.Release{ID: "RX1"}, 70, 70)
 	step(pharmacy.Return{ID: "RX1"}, 100, 100)
-	step(pharmacy.Return{ID: "RX1"}, 100, 100)
+	refused(pharmacy.Return{ID: "RX1"}, "reservation")
+	refused(pharmacy.HandOver{ID: "RX1"}, "reservation")
+	step(pharmacy.Reserve{ID: "RX3", Quantity: 10}, 100, 90)
+	step(pharmacy.Dispense{ID: "RX3"}, 90, 90)
+	step(pharmacy.HandOver{ID: "RX3", PatientID: "P1"}, 90, 90)
+	refused(pharmacy.HandOver{ID: "RX3", PatientID: "P1"}, "reservation")
+	refused(pharmacy.Return{ID: "RX3"}, "reservation")
+	step(pharmacy.Receive{Quantity: 10}, 100, 100)
 	refused(pharmacy.WriteOff{Quantity: 1, Reason: "eaten"}, "value")
 	step(pharmacy.WriteOff{Quantity: 5, Reason: medication.InventoryAdjustedReasonExpired}, 95, 95)
 }
@@ -118,10 +125,10 @@ func TestNeverNegative(t *testing.T) {
 		ph := fmt.Sprint("PH", n)
 		ids := rapid.SampledFrom([]string{"a", "b", "c"})
 		quantity := func() float64 { return float64(rapid.IntRange(1, 40).Draw(t, "quantity")) / 4 }
-		in, off := 0.0, 0.0
+		in, off, gone := 0.0, 0.0, 0.0
 		for range rapid.IntRange(1, 20).Draw(t, "commands") {
 			var c pharmacy.Command
-			switch rapid.IntRange(0, 5).Draw(t, "command") {
+			switch rapid.IntRange(0, 6).Draw(t, "command") {
 			case 0:
 				c = pharmacy.Receive{Quantity: quantity()}
 			case 1:
@@ -134,8 +141,14 @@ func TestNeverNegative(t *testing.T) {
 				c = pharmacy.Return{ID: ids.Draw(t, "id")}
 			case 5:
 				c = pharmacy.WriteOff{Quantity: quantity(), Reason: medication.InventoryAdjustedReasonDamaged}
+			case 6:
+				c = pharmacy.HandOver{ID: ids.Draw(t, "id"), PatientID: "P1"}
 			}
-			_, err := pharmacy.Do(context.Background(), p, ph, ndc, c)
+			before, err := pharmacy.Stocks.Load(context.Background(), p, pharmacy.ID(ph, ndc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = pharmacy.Do(context.Background(), p, ph, ndc, c)
 			var re *pharmacy.RefusedError
 			if errors.As(err, &re) {
 				continue
@@ -148,6 +161,8 @@ func TestNeverNegative(t *testing.T) {
 				in += c.Quantity
 			case pharmacy.WriteOff:
 				off += c.Quantity
+			case pharmacy.HandOver:
+				gone += before.State.Taken[c.ID]
 			}
 		}
 		if in == 0 {
@@ -169,7 +184,7 @@ func TestNeverNegative(t *testing.T) {
 		for _, q := range got.State.Taken {
 			taken += q
 		}
-		if got.State.OnHand+taken+off != in {
+		if got.State.OnHand+taken+off+gone != in {
 			t.Fatalf("%g received, %g written off: %+v", in, off, got.State)
 		}
 	})
