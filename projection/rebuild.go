@@ -80,7 +80,7 @@ func Rebuild(ctx context.Context, p Platform, d *Definition, act bus.Act, progre
 	if _, err := ensure(ctx, p.Store(), d); err != nil {
 		return err
 	}
-	return build(ctx, p, d, act, false, progress)
+	return newBuilder(p, d, progress).build(ctx, act, false)
 }
 
 // builder fills a generation and lets it take over. One goroutine at a time uses it.
@@ -91,6 +91,7 @@ type builder struct {
 	gen      *generation
 	row      buildRow
 	progress func(Progress)
+	check    *[]Difference // the build is compared with the live generation and dropped, instead of taking over
 
 	pos    []int64                // per partition: the build has what lies below, but for what is held
 	held   map[bus.ParkedAt]int64 // keys left out from an offset on
@@ -102,8 +103,7 @@ type builder struct {
 	renewed  time.Time
 }
 
-// build does a rebuild, or, for upgrade, returns at once when the definition's version is live already.
-func build(ctx context.Context, p Platform, d *Definition, act bus.Act, upgrade bool, progress func(Progress)) error {
+func newBuilder(p Platform, d *Definition, progress func(Progress)) *builder {
 	b := &builder{
 		def: d, store: p.Store(), up: p.Upcast, progress: progress,
 		held: map[bus.ParkedAt]int64{}, gone: map[bus.ParkedAt][]bus.GivenUp{},
@@ -111,6 +111,11 @@ func build(ctx context.Context, p Platform, d *Definition, act bus.Act, upgrade 
 	if b.progress == nil {
 		b.progress = func(Progress) {}
 	}
+	return b
+}
+
+// build does a rebuild, or, for upgrade, returns at once when the definition's version is live already.
+func (b *builder) build(ctx context.Context, act bus.Act, upgrade bool) error {
 	done, err := b.begin(ctx, act, upgrade)
 	if err != nil || done {
 		return err
@@ -122,7 +127,7 @@ func build(ctx context.Context, p Platform, d *Definition, act bus.Act, upgrade 
 	last := context.WithoutCancel(ctx)
 	switch {
 	case errors.Is(err, errLostBuild):
-		return fmt.Errorf("projection %s: %w", d.name, err)
+		return fmt.Errorf("projection %s: %w", b.def.name, err)
 	case errors.As(err, &failed) && bus.Classify(failed.Err) != bus.Dependency:
 		return errors.Join(err, b.giveUp(last))
 	}

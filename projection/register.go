@@ -50,7 +50,7 @@ func Register(ctx context.Context, p Platform, d *Definition, settings ...bus.Op
 	}
 	for r.version < d.version {
 		act := bus.Act{Actor: bus.Source, Reason: fmt.Sprintf("version %d takes the place of version %d", d.version, r.version)}
-		err := build(ctx, p, d, act, true, nil)
+		err := newBuilder(p, d, nil).build(ctx, act, true)
 		if errors.Is(err, ErrBuilding) {
 			err = pause(ctx, p.Store()) // another process builds; it may also die
 		}

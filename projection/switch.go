@@ -42,6 +42,9 @@ func (b *builder) switchOver(ctx context.Context, limit int64) error {
 		if err := b.finish(ctx, tx, now, &st, careful); err != nil {
 			return err
 		}
+		if b.check != nil {
+			return b.compare(ctx, tx)
+		}
 		return b.takeOver(ctx, tx, b.events+st.events)
 	})
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/carebus/carebus/aggregate"
@@ -29,8 +31,7 @@ type Platform interface {
 type Options struct {
 	// Pharmacy fills prescriptions that name none. Default "PHARM123".
 	Pharmacy string
-	// NDC is the package of a medication that a pharmacy has. Default: the NDC that the prescription names, else its code,
-	// else its name.
+	// NDC is the package of a medication that a pharmacy has. Default: the function NDC.
 	NDC func(m medication.Medication) string
 	// Price is what a fill costs. Default 35.50 dollars.
 	Price func(m medication.Medication, quantity float64) catalog.USD
@@ -69,15 +70,7 @@ func Join(ctx context.Context, p Platform, o Options) error {
 		o.Pharmacy = "PHARM123"
 	}
 	if o.NDC == nil {
-		o.NDC = func(m medication.Medication) string {
-			switch {
-			case m.NDC != nil:
-				return *m.NDC
-			case m.Code != nil && m.Code.Code != nil:
-				return *m.Code.Code
-			}
-			return m.Name
-		}
+		o.NDC = NDC
 	}
 	if o.Price == nil {
 		o.Price = func(medication.Medication, float64) catalog.USD { return 3550 }
@@ -108,6 +101,22 @@ func Join(ctx context.Context, p Platform, o Options) error {
 			return s.failed(ctx, tx, def, e)
 		}),
 	}, o.Group...)...)
+}
+
+// NDC returns the package that a medication names. Where it names none, which is usual for prescriptions, it is a stand-in
+// with the labeler 99999, which nobody has: a pharmacy of the real world has a drug file that says which packages a code
+// is sold in.
+func NDC(m medication.Medication) string {
+	if m.NDC != nil {
+		return *m.NDC
+	}
+	h := fnv.New32a()
+	if m.Code != nil && m.Code.Code != nil {
+		_, _ = h.Write([]byte(*m.Code.Code))
+	} else {
+		_, _ = h.Write([]byte(m.Name))
+	}
+	return fmt.Sprintf("99999%06d", h.Sum32()%1_000_000)
 }
 
 func text(s *string) string {

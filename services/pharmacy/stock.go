@@ -19,6 +19,7 @@ type Stock struct {
 	PharmacyID   string                 `json:"pharmacyId"`
 	NDC          string                 `json:"ndc"`
 	OnHand       float64                `json:"onHand"`
+	Received     float64                `json:"received"`               // ever
 	Reservations map[string]Reservation `json:"reservations,omitempty"` // by reservation id
 	Taken        map[string]float64     `json:"taken,omitempty"`        // what was dispensed for a reservation, and neither returned nor handed over
 	Version      int64                  `json:"version"`                // events that this state understands
@@ -42,10 +43,14 @@ func (s Stock) Available() float64 {
 
 // Stocks is the stock as an aggregate: streams "medication.inventory/PHARMACY:NDC".
 var Stocks = aggregate.Define("medication.inventory",
+	aggregate.Snapshots[Stock](100, 2),
 	aggregate.On(medication.InventoryAdjustedV1, func(s *Stock, e event.Of[medication.InventoryAdjusted]) {
 		p := e.Payload
 		s.touch(e.Metadata, p.PharmacyID, p.NDC)
 		s.OnHand += p.Change
+		if p.Reason == medication.InventoryAdjustedReasonReceived {
+			s.Received += p.Change
+		}
 		if p.PrescriptionID == nil {
 			return
 		}
