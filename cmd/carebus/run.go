@@ -18,6 +18,7 @@ import (
 	"github.com/carebus/carebus/services/portal"
 	"github.com/carebus/carebus/services/prescribing"
 	"github.com/carebus/carebus/services/priorauth"
+	"github.com/carebus/carebus/services/safety"
 )
 
 // services are the reference services that can run in a process of their own.
@@ -40,6 +41,7 @@ var services = map[string]func(ctx context.Context, p *carebus.Platform) error{
 			return m.Code != nil && m.Code.Code != nil && slices.Contains(drugs, *m.Code.Code), nil
 		}})
 	},
+	"safety": func(ctx context.Context, p *carebus.Platform) error { return safety.Join(ctx, p, safety.Options{}) },
 }
 
 func serviceNames() []string { return slices.Sorted(maps.Keys(services)) }
