@@ -241,7 +241,7 @@ func TestInteractions(t *testing.T) {
 		"G2 DDI-NSAID-WARFARIN 11289+310965",
 		"G3 DDI-ARB-NSAID 999967+310965",
 	}, "\n")
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		shuffled := slices.Clone(all)
 		if seed > 0 {
 			rand.New(rand.NewPCG(seed, 1)).Shuffle(len(all), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
@@ -370,30 +370,26 @@ func TestFHIRData(t *testing.T) {
 		t.Skip("reads all FHIR test data")
 	}
 	d := newDesk(t, monday)
-	prescriptions := 0
-	_, err = fhir.New(nil).Run(t.Context(), folders, func(ctx context.Context, items []fhir.Item) error {
-		var some []event.Event
+	var all []event.Event
+	_, err = fhir.New(nil).Run(t.Context(), folders, func(_ context.Context, items []fhir.Item) error {
 		for _, item := range items {
 			if strings.HasPrefix(item.Event.Type, "medication.prescription.") {
-				some = append(some, item.Event)
+				all = append(all, item.Event)
 			}
 		}
-		if len(some) == 0 {
-			return nil
-		}
-		prescriptions += len(some)
-		_, err := d.store.Append(ctx, "", eventstore.AnyVersion, some...)
-		return err
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.receives()
+	for some := range slices.Chunk(all, 500) {
+		d.receives(some...)
+	}
 	byRule := map[string]int{}
 	for _, f := range events(d, medication.InteractionDetectedV1) {
 		byRule[*f.Code.Code]++
 	}
-	t.Logf("%d events: %v", prescriptions, byRule)
+	t.Logf("%d events: %v", len(all), byRule)
 	for _, rule := range []string{"DDI-NSAID-WARFARIN", "DDI-VERAPAMIL-SIMVASTATIN", "DDI-DIGOXIN-VERAPAMIL", "DDI-AMLODIPINE-SIMVASTATIN"} {
 		if byRule[rule] == 0 {
 			t.Errorf("%s was found nowhere", rule)
