@@ -34,9 +34,12 @@ var allowed = map[string][]string{
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.
 	"services/fulfillment": {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*", "services/pharmacy"},
-	"flow":                 {"event", "eventstore"},
-	"":                     {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
-	"cmd/carebus":          nil, // anything
+	// They stand for people and for those who look over everybody's shoulder.
+	"services/simulation": {"", "event", "eventstore", "bus", "aggregate", "catalog", "catalog/*", "services/*"},
+	"services/audit":      {"", "event", "eventstore", "aggregate", "projection", "catalog", "catalog/*", "services/*"},
+	"flow":                {"event", "eventstore"},
+	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
+	"cmd/carebus":         nil, // anything
 }
 
 type file struct {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -154,6 +156,13 @@ func (b *Bus) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Joined returns the names of the groups that this process is a member of, sorted.
+func (b *Bus) Joined() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.groups))
+}
+
 // Idle waits until every group of this process has handled everything that was stored when Idle was called, parked
 // keys aside. It is for tests, demos and shutdown; it needs Run to be under way.
 func (b *Bus) Idle(ctx context.Context) error {
@@ -161,12 +170,7 @@ func (b *Bus) Idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	names := make([]string, 0, len(b.groups))
-	for n := range b.groups {
-		names = append(names, n)
-	}
-	b.mu.Unlock()
+	names := b.Joined()
 	for {
 		tick := b.store.Tick()
 		behind := false

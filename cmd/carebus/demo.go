@@ -17,8 +17,13 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
-	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/saga"
+	"github.com/carebus/carebus/services/audit"
+	"github.com/carebus/carebus/services/fulfillment"
+	"github.com/carebus/carebus/services/payer"
+	"github.com/carebus/carebus/services/priorauth"
+	"github.com/carebus/carebus/services/simulation"
 )
 
 // demoFile is the demo's own store, in the user's data directory.
@@ -29,32 +34,27 @@ type demoFlags struct {
 	rate     float64
 	length   time.Duration
 	seed     uint64
+	pickup   time.Duration
 	mended   bool
 }
 
 // demoReport is what `carebus demo -o json` prints.
 type demoReport struct {
-	Store         string                  `json:"store"`
-	Seed          uint64                  `json:"seed"`
-	Run           int64                   `json:"run"` // of the demos on this store
-	Patients      int                     `json:"patients"`
-	Prescriptions int64                   `json:"prescriptions"`
-	Filled        int64                   `json:"filled"`
-	Denied        int64                   `json:"denied"`
-	Waiting       int64                   `json:"waiting"`   // prescriptions that are neither: behind a parked key, or not yet drained
-	Earlier       int64                   `json:"earlier"`   // prescriptions of earlier runs that were filled or denied in this one
-	Seconds       float64                 `json:"seconds"`   // until everything was drained
-	Published     int64                   `json:"published"` // events of this run, the services' ones too
-	PerSecond     float64                 `json:"perSecond"`
-	Events        map[string]int64        `json:"events"`
-	Orders        int64                   `json:"orders"`    // rows that the pharmacy wrote
-	Fills         int64                   `json:"fills"`     // counted in those rows; equals filled
-	MostFills     int64                   `json:"mostFills"` // of one order; more than 1 would be an effect done twice
-	Groups        []bus.GroupStatus       `json:"groups"`
-	Parked        []bus.DeadLetter        `json:"parked"` // without error texts
-	Verify        eventstore.VerifyReport `json:"verify"`
-	Drained       bool                    `json:"drained"` // false: broken off, or a group is paused or stopped
-	Explore       []string                `json:"explore"` // commands to go on with
+	Store         string            `json:"store"`
+	Seed          uint64            `json:"seed"`
+	Run           int64             `json:"run"` // of the demos on this store
+	Patients      int               `json:"patients"`
+	Prescriptions int64             `json:"prescriptions"` // of this run
+	Seconds       float64           `json:"seconds"`       // until everything was drained
+	Published     int64             `json:"published"`     // events of this run, the services' ones too
+	PerSecond     float64           `json:"perSecond"`
+	Events        map[string]int64  `json:"events"`
+	Audit         audit.Report      `json:"audit"` // of the whole store, earlier runs included
+	Groups        []bus.GroupStatus `json:"groups"`
+	ParkedKeys    int64             `json:"parkedKeys"`
+	Parked        []bus.DeadLetter  `json:"parked"`  // a hundred at most, without error texts
+	Drained       bool              `json:"drained"` // false: broken off, or a group is paused or stopped
+	Explore       []string          `json:"explore"` // commands to go on with
 }
 
 func newDemoCommand(a *app) *cobra.Command {
@@ -62,10 +62,14 @@ func newDemoCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a small healthcare system in one process and leave its store to be explored",
-		Long: `Runs a provider system that prescribes, and five services that react to events and know nothing of each other: prior
-authorization, payer, pharmacy, patient portal, care coordination. Some patients have a plan that the prior authorization
-service was never told of: their keys are parked, and everybody else goes on. It ends by itself, when everything under way
-is done, and shows how to look at what happened.
+		Long: `Runs a simulated population, and the reference services, which react to events and know nothing of each other:
+prescribing, prior authorization, payer, pharmacy and the fulfilment saga, patient portal, care coordination, medication
+safety. Payers deny, ask for more, cut quantities and reject claims; prescribers answer and appeal, or do not; a drug runs
+out; some patients never come for what lies ready. Some have a plan that the prior authorization service was never told
+of: their prescriptions are parked, and everybody else goes on.
+
+It ends by itself, when everything under way is done. Then an auditor, which reads nothing but the store, holds what has
+happened against the rules that must never be broken, and the demo shows how to look around.
 
 Without --store it uses a store of its own, carebus-demo.db in the user's data directory. A second demo on the same store
 adds another population. With --mended the prior authorization service knows the plan, and what was parked completes.`,
@@ -80,6 +84,8 @@ adds another population. With --mended the prior authorization service knows the
 				return usagef("--rate %g: give prescriptions per second, above 0 and up to 100000", f.rate)
 			case f.length <= 0 || f.length > 24*time.Hour:
 				return usagef("--for %v: give a time above 0 and up to 24h", f.length)
+			case f.pickup <= 0 || f.pickup > time.Hour:
+				return usagef("--pickup %v: give a time above 0 and up to 1h", f.pickup)
 			case f.seed > 1<<53:
 				return usagef("--seed %d: give a number up to %d", f.seed, int64(1)<<53)
 			}
@@ -90,6 +96,7 @@ adds another population. With --mended the prior authorization service knows the
 	cmd.Flags().Float64Var(&f.rate, "rate", 50, "prescriptions per second")
 	cmd.Flags().DurationVar(&f.length, "for", 20*time.Second, "how long prescriptions are written")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "the same seed gives the same patients and prescriptions")
+	cmd.Flags().DurationVar(&f.pickup, "pickup", 5*time.Second, "how long the pharmacy keeps what nobody comes for")
 	cmd.Flags().BoolVar(&f.mended, "mended", false, "the services know the new plan: parked keys complete")
 	return cmd
 }
@@ -115,12 +122,11 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	services := &demoServices{run: run, mended: f.mended}
-	if err := services.join(p); err != nil {
+	if err := joinDemo(ctx, p, f); err != nil {
 		return err
 	}
-	people := newDemoPopulation(f.seed, run, f.patients)
-	watch, err := newDemoWatch(ctx, p, errw, "P"+people.prefix+"-")
+	people := simulation.New(f.seed, run, f.patients, true)
+	watch, err := newDemoWatch(ctx, p, errw, people.Prefix+"-")
 	if err != nil {
 		return err
 	}
@@ -131,28 +137,62 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		return err
 	}
 	last := context.WithoutCancel(ctx) // the summary is shown also to who has broken off
-	report, err := demoSummary(last, p, watch, run)
+	report, err := demoSummary(last, p, watch)
 	if err != nil {
 		return err
 	}
-	report.Store, report.Seed, report.Patients, report.Drained = a.store, f.seed, f.patients, drained
+	report.Store, report.Seed, report.Run, report.Patients, report.Drained = a.store, f.seed, run, f.patients, drained
 	report.Seconds, report.PerSecond = seconds, float64(report.Published)/seconds
 	report.Explore = a.explore(watch, report)
-	if report.Verify, err = p.Store().Verify(last, nil); err != nil {
-		return err
+	if drained {
+		if report.Audit, err = audit.Run(last, p, projections()...); err != nil {
+			return err
+		}
 	}
 	if a.json() {
 		err = printJSON(cmd.OutOrStdout(), report)
 	} else {
 		err = a.printDemo(cmd.OutOrStdout(), report)
 	}
-	if err == nil && report.Verify.FaultCount > 0 {
-		err = fmt.Errorf("the store contradicts itself: %s; see carebus verify", plural(report.Verify.FaultCount, "fault"))
+	if n := report.Audit.Violations(); err == nil && n > 0 {
+		err = fmt.Errorf("the audit has found %s; see carebus audit", plural(n, "violation"))
 	}
 	return err
 }
 
-// beginDemo makes the demo's tables and takes the next number of a run.
+// joinDemo makes this process a member of every service, and of the world around them.
+func joinDemo(ctx context.Context, p *carebus.Platform, f demoFlags) error {
+	formulary, err := simulation.Formulary(f.mended)
+	if err != nil {
+		return err
+	}
+	version := "1.0.0"
+	if f.mended {
+		version = "1.1.0" // other code than the one that failed: parked keys are tried again at once
+	}
+	for name, join := range services {
+		switch name {
+		case "priorauth":
+			// A demo that is run often parks a few keys each time. That is no flood.
+			err = priorauth.Join(ctx, p, priorauth.Options{Required: formulary, Group: []bus.Option{bus.Version(version), bus.FloodLimit(1 << 20)}})
+		case "payer":
+			err = payer.Join(ctx, p, payer.Options{Overturn: simulation.Overturn})
+		case "fulfillment":
+			err = fulfillment.Join(ctx, p, fulfillment.Options{PickupWindow: f.pickup})
+		default:
+			err = join(ctx, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return simulation.Join(ctx, p)
+}
+
+// demoTables number the runs: each has people of its own.
+var demoTables = []string{`CREATE TABLE demo_runs (run BIGINT PRIMARY KEY, seed BIGINT NOT NULL, started_at BIGINT NOT NULL)`}
+
+// beginDemo takes the next number of a run.
 func beginDemo(ctx context.Context, p *carebus.Platform, seed uint64) (run int64, err error) {
 	if err := p.Store().Migrate(ctx, "demo", demoTables...); err != nil {
 		return 0, err
@@ -169,7 +209,7 @@ func beginDemo(ctx context.Context, p *carebus.Platform, seed uint64) (run int64
 
 // runDemo writes prescriptions for the time asked for while the services react, then lets everything under way be done.
 // Who breaks off gets what is done by then.
-func runDemo(ctx context.Context, p *carebus.Platform, people *demoPopulation, f demoFlags, watch *demoWatch) (drained bool, err error) {
+func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Population, f demoFlags, watch *demoWatch) (drained bool, err error) {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 2)
 	go func() { ended <- p.Run(working) }()
@@ -179,7 +219,7 @@ func runDemo(ctx context.Context, p *carebus.Platform, people *demoPopulation, f
 		err = errors.Join(err, <-ended, <-ended)
 		watch.clear()
 	}()
-	if err := admit(ctx, p, people); err != nil {
+	if err := errors.Join(people.Admit(ctx, p), people.Deliver(ctx, p, int(f.rate*f.length.Seconds()))); err != nil {
 		return false, stopped(ctx, err)
 	}
 	if err := prescribe(ctx, p, people, f); err != nil {
@@ -197,41 +237,18 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-// admit opens the patients' records, some hundred in one commit.
-func admit(ctx context.Context, p *carebus.Platform, people *demoPopulation) error {
-	for chunk := range slices.Chunk(people.patients, 200) {
-		err := p.Store().Update(ctx, func(tx *eventstore.Tx) error {
-			for _, one := range chunk {
-				if _, err := tx.Append(ctx, "patient.record/"+one.id, eventstore.NoStream, people.record(one)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prescribe publishes what is due by now, again and again. When the store is slower than the rate, it sets the pace.
-func prescribe(ctx context.Context, p *carebus.Platform, people *demoPopulation, f demoFlags) error {
-	begin := time.Now()
+// prescribe writes what is due by now, again and again. When the store is slower than the rate, it sets the pace.
+func prescribe(ctx context.Context, p *carebus.Platform, people *simulation.Population, f demoFlags) error {
+	begin, written := time.Now(), 0
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		since := min(time.Since(begin), f.length)
-		due := int(since.Seconds()*f.rate+1e-6) - people.written
-		batch := []event.Event{}
-		for range min(due, 1000) {
-			batch = append(batch, people.prescribe(time.Now()))
+		due := min(int(since.Seconds()*f.rate+1e-6)-written, 1000)
+		if err := people.Prescribe(ctx, p, due); err != nil {
+			return err
 		}
-		if len(batch) > 0 {
-			if _, err := p.PublishBatch(ctx, batch); err != nil {
-				return err
-			}
-		}
+		written += due
 		if since >= f.length {
 			return nil
 		}
@@ -243,8 +260,8 @@ func prescribe(ctx context.Context, p *carebus.Platform, people *demoPopulation,
 	}
 }
 
-// drain waits until nothing is under way: no group behind, and nothing stored while it was looked. A group that a person
-// has paused, or that has stopped itself, is not waited for; the answer is false then.
+// drain waits until nothing is under way: no group behind, no saga at work, and nothing stored while it was looked. A group
+// that a person has paused, or that has stopped itself, is not waited for; the answer is false then.
 func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -254,7 +271,7 @@ func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 			return false, err
 		}
 		idle, all := true, true
-		for _, name := range demoGroups {
+		for _, name := range p.Bus().Joined() {
 			g, err := p.Bus().Group(ctx, name)
 			if err != nil && !errors.Is(err, bus.ErrNoGroup) { // it has not taken its first look yet
 				return false, err
@@ -264,6 +281,13 @@ func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 				continue
 			}
 			idle = idle && err == nil && g.Lag == 0 && len(g.Partitions) == len(before)
+		}
+		sagas, err := saga.Count(ctx, p.Store(), fulfillment.Name)
+		if err != nil {
+			return false, err
+		}
+		for _, byStatus := range sagas { // some of which may wait for a group that is paused
+			idle = idle && (!all || byStatus[saga.Running]+byStatus[saga.Compensating] == 0)
 		}
 		after, err := p.Store().Heads(ctx)
 		if err != nil {
@@ -280,8 +304,8 @@ func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 	}
 }
 
-func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, run int64) (demoReport, error) {
-	r := demoReport{Run: run, Events: map[string]int64{}, Groups: []bus.GroupStatus{}, Parked: []bus.DeadLetter{}}
+func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch) (demoReport, error) {
+	r := demoReport{Events: map[string]int64{}, Groups: []bus.GroupStatus{}, Parked: []bus.DeadLetter{}}
 	if err := watch.catchUp(ctx); err != nil { // what was stored since the last look
 		return r, err
 	}
@@ -289,9 +313,8 @@ func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, run
 		r.Events[eventType] = n
 		r.Published += n
 	}
-	r.Prescriptions, r.Filled, r.Denied = watch.begun, watch.filled, watch.denied
-	r.Waiting, r.Earlier = max(0, r.Prescriptions-r.Filled-r.Denied), watch.earlier
-	for _, name := range demoGroups {
+	r.Prescriptions = watch.begun
+	for _, name := range p.Bus().Joined() {
 		g, err := p.Bus().Group(ctx, name)
 		if errors.Is(err, bus.ErrNoGroup) {
 			continue
@@ -300,7 +323,8 @@ func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, run
 			return r, err
 		}
 		r.Groups = append(r.Groups, g)
-		letters, err := p.Bus().DeadLetters(ctx, bus.Filter{Group: name}, 100)
+		r.ParkedKeys += g.ParkedKeys
+		letters, err := p.Bus().DeadLetters(ctx, bus.Filter{Group: name}, 100-len(r.Parked))
 		if err != nil {
 			return r, err
 		}
@@ -308,11 +332,11 @@ func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, run
 			mask(p.Registry(), &d, false)
 			r.Parked = append(r.Parked, d)
 		}
+		if len(r.Parked) >= 100 {
+			break
+		}
 	}
-	err := p.Store().View(ctx, func(q eventstore.Querier) error {
-		return q.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(SUM(fills), 0), COALESCE(MAX(fills), 0) FROM demo_orders WHERE run = $1`, run).Scan(&r.Orders, &r.Fills, &r.MostFills)
-	})
-	return r, err
+	return r, nil
 }
 
 // explore are commands to go on with, ready to be pasted.
@@ -349,22 +373,18 @@ func (a *app) printDemo(w io.Writer, r demoReport) error {
 	if err := a.table(w, []string{"group", "state", "lag", "parked keys", "parked events"}, rows); err != nil {
 		return err
 	}
-	earlier, undone := "", ""
-	if r.Earlier > 0 {
-		earlier = fmt.Sprintf("; %d of earlier runs completed", r.Earlier)
-	}
+	undone := ""
 	if !r.Drained {
-		undone = "; not everything under way was waited for"
+		undone = "; not everything under way was waited for, so nothing was audited"
 	}
-	fmt.Fprintf(w, `
-%s in %.1f s, %.0f a second, from %s%s
-flows       %s: %d filled, %d denied, %d waiting%s
-effects     %s at the pharmacy, %s, at most %d of one order
-store       %s in %s, %s
-`, plural(r.Published, "event"), r.Seconds, r.PerSecond, plural(int64(r.Patients), "patient"), undone,
-		plural(r.Prescriptions, "prescription"), r.Filled, r.Denied, r.Waiting, earlier,
-		plural(r.Orders, "order"), plural(r.Fills, "fill"), r.MostFills,
-		plural(r.Verify.Events, "event"), plural(int64(r.Verify.Partitions), "partition"), plural(r.Verify.FaultCount, "fault"))
+	fmt.Fprintf(w, "\n%s in %.1f s, %.0f a second, from %s and %s%s\n", plural(r.Published, "event"), r.Seconds, r.PerSecond,
+		plural(int64(r.Patients), "patient"), plural(r.Prescriptions, "prescription"), undone)
+	if r.Drained {
+		fmt.Fprintln(w)
+		if err := a.printAudit(w, r.Audit); err != nil {
+			return err
+		}
+	}
 	_, err := fmt.Fprintf(w, "\nGo on with:\n  %s\n", strings.Join(r.Explore, "\n  "))
 	return err
 }

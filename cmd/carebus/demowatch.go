@@ -20,13 +20,12 @@ type demoWatch struct {
 	p        *carebus.Platform
 	w        io.Writer
 	terminal bool
-	prefix   string // of the ids of this run's patients
+	mark     string // in every id of this run
 	begin    time.Time
 	next     []int64
 
 	types                 map[string]int64
 	begun, filled, denied int64           // prescriptions of this run
-	earlier               int64           // prescriptions of earlier runs that were filled or denied only now
 	shown                 string          // correlation of a flow that was asked for, approved and filled
 	asked                 map[string]bool // correlations of flows that were asked for, until one is to be shown
 	first                 string          // correlation of the first flow
@@ -35,9 +34,9 @@ type demoWatch struct {
 	told                  int64           // events when the last line was written
 }
 
-func newDemoWatch(ctx context.Context, p *carebus.Platform, w io.Writer, prefix string) (*demoWatch, error) {
+func newDemoWatch(ctx context.Context, p *carebus.Platform, w io.Writer, mark string) (*demoWatch, error) {
 	heads, err := p.Store().Heads(ctx)
-	return &demoWatch{p: p, w: w, prefix: prefix, terminal: isTerminal(w), begin: time.Now(), next: heads, types: map[string]int64{}, asked: map[string]bool{}}, err
+	return &demoWatch{p: p, w: w, mark: mark, terminal: isTerminal(w), begin: time.Now(), next: heads, types: map[string]int64{}, asked: map[string]bool{}}, err
 }
 
 // run shows until ctx ends.
@@ -130,27 +129,22 @@ func (d *demoWatch) catchUp(ctx context.Context) error {
 
 func (d *demoWatch) count(r eventstore.Record) {
 	d.types[r.Type]++
-	mine := strings.HasPrefix(r.PartitionKey, d.prefix)
-	switch r.Type {
-	case "medication.prescription.created":
-		if d.begun++; d.first == "" {
-			d.first = r.CorrelationID
-		}
-	case "medication.prescription.filled", "priorauth.status.denied":
-		switch {
-		case !mine:
-			d.earlier++
-		case r.Type == "priorauth.status.denied":
+	if mine := strings.Contains(r.PartitionKey, d.mark); mine {
+		switch r.Type {
+		case "medication.prescription.created":
+			if d.begun++; d.first == "" {
+				d.first = r.CorrelationID
+			}
+		case "priorauth.request.submitted":
+			if d.shown == "" {
+				d.asked[r.CorrelationID] = true
+			}
+		case "priorauth.status.denied":
 			d.denied++
-		default:
-			d.filled++
-		}
-		if r.Type == "medication.prescription.filled" && d.shown == "" && d.asked[r.CorrelationID] {
-			d.shown, d.asked = r.CorrelationID, nil
-		}
-	case "priorauth.request.submitted":
-		if mine && d.shown == "" {
-			d.asked[r.CorrelationID] = true
+		case "medication.prescription.filled":
+			if d.filled++; d.shown == "" && d.asked[r.CorrelationID] {
+				d.shown, d.asked = r.CorrelationID, nil
+			}
 		}
 	}
 	d.last = append(d.last, fmt.Sprintf("  %s  %-41s %-26s %s", r.RecordedAt.UTC().Format("15:04:05.000"), r.Type, r.Source, r.PartitionKey))

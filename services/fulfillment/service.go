@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"github.com/carebus/carebus/aggregate"
@@ -291,6 +292,9 @@ var steps = map[string]medication.FulfillmentStep{
 	"fill": medication.FulfillmentStepFill, "notify": medication.FulfillmentStepNotify, "pickup": medication.FulfillmentStepNotify,
 }
 
+// undoable are the steps of the saga that have something to undo.
+var undoable = []string{"reserve", "claim", "fill"}
+
 // failed says how a fulfilment ended that did not succeed, and begins the next one when there is reason to.
 func (s *service) failed(ctx context.Context, tx bus.Tx, def *saga.Definition[Fulfillment], e event.Of[platform.SagaFailed]) error {
 	if e.Payload.Saga != Name || e.Payload.Key == nil {
@@ -306,8 +310,8 @@ func (s *service) failed(ctx context.Context, tx bus.Tx, def *saga.Definition[Fu
 		}
 	}
 	for _, step := range e.Payload.Uncompensated {
-		if named, ok := steps[step]; ok {
-			f.Stuck = append(f.Stuck, named)
+		if slices.Contains(undoable, step) { // a message that was sent stays sent: that is nothing for a person
+			f.Stuck = append(f.Stuck, steps[step])
 		}
 	}
 	if err := tx.Append(medication.FulfillmentFailedV1.New(Source, f)); err != nil {

@@ -162,10 +162,12 @@ func (d *Population) Prescribe(ctx context.Context, p *carebus.Platform, n int) 
 		w := work[i]
 		_, err := prescribing.Do(ctx, p, w.id, w.rx)
 		var exists *prescribing.RefusedError
-		if err != nil && (!errors.As(err, &exists) || exists.Rule != "exists") || w.to == nil {
-			return err
+		if errors.As(err, &exists) && exists.Rule == "exists" {
+			return nil // written before this simulation was killed; the news are of no consequence
 		}
-		_, err = patient.Do(ctx, p, w.rx.PatientID, w.to)
+		if err == nil && w.to != nil {
+			_, err = patient.Do(ctx, p, w.rx.PatientID, w.to)
+		}
 		return err
 	})
 }
