@@ -208,8 +208,20 @@ func beginDemo(ctx context.Context, p *carebus.Platform, seed uint64) (run int64
 }
 
 // runDemo writes prescriptions for the time asked for while the services react, then lets everything under way be done.
-// Who breaks off gets what is done by then.
 func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Population, f demoFlags, watch *demoWatch) (drained bool, err error) {
+	return whileRunning(ctx, p, watch, func(ctx context.Context) (bool, error) {
+		if err := errors.Join(people.Admit(ctx, p), people.Deliver(ctx, p, int(f.rate*f.length.Seconds()))); err != nil {
+			return false, err
+		}
+		if err := prescribe(ctx, p, people, f); err != nil {
+			return false, err
+		}
+		return drain(ctx, p)
+	})
+}
+
+// whileRunning does something while the services run and are shown. Who breaks off gets what is done by then.
+func whileRunning(ctx context.Context, p *carebus.Platform, watch *demoWatch, do func(ctx context.Context) (bool, error)) (drained bool, err error) {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 2)
 	go func() { ended <- p.Run(working) }()
@@ -219,13 +231,7 @@ func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Popula
 		err = errors.Join(err, <-ended, <-ended)
 		watch.clear()
 	}()
-	if err := errors.Join(people.Admit(ctx, p), people.Deliver(ctx, p, int(f.rate*f.length.Seconds()))); err != nil {
-		return false, stopped(ctx, err)
-	}
-	if err := prescribe(ctx, p, people, f); err != nil {
-		return false, stopped(ctx, err)
-	}
-	drained, err = drain(ctx, p)
+	drained, err = do(ctx)
 	return drained, stopped(ctx, err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,8 @@ import (
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/fhir"
+	"github.com/carebus/carebus/services/audit"
+	"github.com/carebus/carebus/services/simulation"
 )
 
 func newImportCommand(a *app) *cobra.Command {
@@ -70,7 +73,8 @@ type eventCounts struct {
 const maxImportProblems = 1000
 
 func newImportFHIRCommand(a *app) *cobra.Command {
-	var dryRun bool
+	var dryRun, react bool
+	var pickup time.Duration
 	cmd := &cobra.Command{
 		Use:   "fhir PATH|-...",
 		Short: "Import FHIR R4 resources",
@@ -79,8 +83,13 @@ single resources or one resource per line, packed with gzip or not. Importing th
 
 Every resource is accounted for: it became events, or was held twice, or was skipped by a rule, or is an error that is
 reported with its file and place while the others go on. What is skipped is not an error. The exit code is 1 when there
-were errors, and when the import was broken off; what was published until then stays, and the next run goes on.`,
+were errors, and when the import was broken off; what was published until then stays, and the next run goes on.
+
+With --react the reference services handle what was imported: prescriptions go through prior authorization and fulfilment,
+a simulated supplier delivers what they need, and simulated prescribers and patients answer and come. When everything is
+done, the rules of carebus audit are checked.`,
 		Example: `carebus import fhir export/
+  carebus import fhir --react export/
   carebus import fhir -o json Patient.ndjson.gz Claim.ndjson.gz
   curl -s https://fhir.example.org/Patient | carebus import fhir -`,
 		Args: cobra.MinimumNArgs(1),
@@ -89,6 +98,9 @@ were errors, and when the import was broken off; what was published until then s
 				if _, err := os.Stat(path); path != "-" && err != nil {
 					return notFoundf("%s: no such file or folder", path)
 				}
+			}
+			if dryRun && react {
+				return usagef("--dry-run stores nothing that services could react to; leave one of them out")
 			}
 			if dryRun {
 				return a.withRegistry(cmd, func(ctx context.Context, p *carebus.Platform) error {
@@ -100,11 +112,52 @@ were errors, and when the import was broken off; what was published until then s
 				return err
 			}
 			defer func() { err = errors.Join(err, p.Close()) }()
-			return a.importFHIR(cmd.Context(), cmd, p, args, false)
+			if err := a.importFHIR(cmd.Context(), cmd, p, args, false); err != nil || !react {
+				return err
+			}
+			return a.react(cmd, p, pickup)
 		},
 	}
+	cmd.Flags().BoolVar(&react, "react", false, "run the reference services on what was imported, until all is done, and audit them")
+	cmd.Flags().DurationVar(&pickup, "pickup", 5*time.Second, "with --react: how long the pharmacy keeps what nobody comes for")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "read and check everything, store nothing")
 	return cmd
+}
+
+// react runs the reference services until everything that was imported is handled, and audits what they did.
+func (a *app) react(cmd *cobra.Command, p *carebus.Platform, pickup time.Duration) (err error) {
+	ctx, errw := cmd.Context(), cmd.ErrOrStderr()
+	if err := simulation.Supply(ctx, p); err != nil {
+		return err
+	}
+	if err := joinDemo(ctx, p, demoFlags{pickup: pickup, mended: true}); err != nil {
+		return err
+	}
+	watch, err := newDemoWatch(ctx, p, errw, "")
+	if err != nil {
+		return err
+	}
+	drained, err := whileRunning(ctx, p, watch, func(ctx context.Context) (bool, error) { return drain(ctx, p) })
+	switch {
+	case err != nil:
+		return err
+	case !drained:
+		return errors.New("broken off, or a group is paused or stopped; what was done stays, and the same command goes on where this one ended")
+	}
+	report, err := audit.Run(ctx, p, projections()...)
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		err = printJSON(cmd.OutOrStdout(), report)
+	} else {
+		fmt.Fprintln(cmd.OutOrStdout())
+		err = a.printAudit(cmd.OutOrStdout(), report)
+	}
+	if n := report.Violations(); err == nil && n > 0 {
+		err = fmt.Errorf("%s of the rules; see carebus audit", plural(n, "violation"))
+	}
+	return err
 }
 
 // importer publishes the events of one import and keeps the account of them.
@@ -201,12 +254,32 @@ func (im *importer) halve(ctx context.Context, items []fhir.Item) error {
 	return nil
 }
 
+// categories are the entities that services keep as streams: what is imported of them is their history.
+var categories = map[string]string{
+	"patient.record.created": "patient.record", "patient.record.updated": "patient.record", "patient.demographics.changed": "patient.record",
+	"patient.address.changed": "patient.record", "patient.contact.changed": "patient.record", "patient.enrolled": "patient.record",
+	"patient.consent.provided": "patient.record", "patient.consent.revoked": "patient.record",
+	"medication.prescription.created": "medication.prescription", "medication.prescription.cancelled": "medication.prescription",
+	"priorauth.request.submitted": "priorauth.request",
+	"care.task.assigned":          "care.task", "care.task.completed": "care.task",
+}
+
 func (im *importer) append(ctx context.Context, items []fhir.Item) error {
-	events := make([]event.Event, len(items))
-	for i := range items {
-		events[i] = items[i].Event
-	}
-	receipts, err := im.p.PublishBatch(ctx, events)
+	receipts := make([]eventstore.Receipt, len(items))
+	err := im.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
+		for i, it := range items {
+			stream := ""
+			if category, ok := categories[it.Event.Type]; ok && it.Event.PartitionKey != "" {
+				stream = category + "/" + it.Event.PartitionKey
+			}
+			stored, err := tx.Append(ctx, stream, eventstore.AnyVersion, it.Event)
+			if err != nil {
+				return err
+			}
+			receipts[i] = stored[0]
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}

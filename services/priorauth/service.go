@@ -16,6 +16,7 @@ import (
 	"github.com/carebus/carebus/catalog/payment"
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
 )
 
 // Group is the name of the service's consumer group.
@@ -193,12 +194,35 @@ func payerOf(p *medication.Payer) *priorauth.Payer {
 	return &priorauth.Payer{ID: p.ID, Name: p.Name, PlanID: p.PlanID, PlanName: p.PlanName, LineOfBusiness: priorauth.PayerLineOfBusiness(p.LineOfBusiness)}
 }
 
+// person is what the service knows of a patient. The record and a prescription have different keys, so that the
+// prescription may be handled first: then the record's first event says it, which is stored already, if there is one.
+func person(tx bus.Tx, patientID string) (birth, gender, state string, err error) {
+	err = tx.QueryRow(`SELECT birth, gender, state FROM priorauth_patients WHERE patient_id = $1`, patientID).Scan(&birth, &gender, &state)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return birth, gender, state, err
+	}
+	records, err := tx.Stream(eventstore.StreamQuery{Stream: "patient.record/" + patientID, From: 1, Limit: 1})
+	if errors.Is(err, eventstore.ErrNotFound) || err == nil && (len(records) == 0 || records[0].Type != patient.RecordCreatedV1.Type()) {
+		return "", "", "", nil
+	}
+	if err != nil {
+		return "", "", "", err
+	}
+	e, err := patient.RecordCreatedV1.Decode(records[0].Event)
+	if err != nil {
+		return "", "", "", err
+	}
+	if e.Payload.Address != nil {
+		state = text(e.Payload.Address.State)
+	}
+	return text(e.Payload.DateOfBirth), string(e.Payload.Gender), state, nil
+}
+
 // clinical is what is known of the patient as of a moment.
 func clinical(tx bus.Tx, patientID, prescriptionID string, at time.Time) (*priorauth.ClinicalFacts, error) {
 	facts := &priorauth.ClinicalFacts{}
-	var birth, gender, state string
-	err := tx.QueryRow(`SELECT birth, gender, state FROM priorauth_patients WHERE patient_id = $1`, patientID).Scan(&birth, &gender, &state)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	birth, gender, state, err := person(tx, patientID)
+	if err != nil {
 		return nil, err
 	}
 	facts.Gender, facts.State = priorauth.Gender(gender), optional(state)

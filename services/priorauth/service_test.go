@@ -204,3 +204,30 @@ func TestJoinWantsAFormulary(t *testing.T) {
 		t.Error("joined without knowing what payers want to be asked about")
 	}
 }
+
+// TestRecordNotHandledYet: a prescription that is handled before its patient's record finds the record in the store.
+func TestRecordNotHandledYet(t *testing.T) {
+	p := carebustest.Open(t)
+	record := patient.RecordCreatedV1.New("patient-service", patient.RecordCreated{PatientID: "P1", DateOfBirth: ptr("1980-05-15"), Gender: patient.GenderFemale, Address: &patient.Address{State: ptr("OH")}})
+	if _, err := p.Append(t.Context(), "patient.record/P1", eventstore.NoStream, record); err != nil {
+		t.Fatal(err)
+	}
+	err := priorauth.Join(t.Context(), p, priorauth.Options{
+		Required: func(medication.Medication, *medication.Payer) (bool, error) { return true, nil },
+		Group:    []bus.Option{bus.Start(bus.FromNow)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	carebustest.Settle(t, p)
+	publish(t, p, prescription("RX1", "Humira", time.Date(2023, 3, 1, 0, 0, 0, 0, time.UTC)))
+	carebustest.Settle(t, p)
+	r, err := priorauth.Requests.Load(t.Context(), p, priorauth.ID("RX1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := r.State.Clinical; c == nil || c.AgeYears == nil || *c.AgeYears != 42 || c.Gender != "female" || *c.State != "OH" {
+		t.Errorf("%+v", c)
+	}
+}
