@@ -56,6 +56,12 @@ CREATE INDEX payer_authorizations_patient ON payer_authorizations (patient_id, r
 CREATE TABLE payer_denials (patient_id TEXT NOT NULL, fingerprint TEXT NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (patient_id, fingerprint));
 CREATE TABLE payer_claims (claim_id TEXT PRIMARY KEY, patient_id TEXT NOT NULL, state TEXT NOT NULL, amount BIGINT NOT NULL);`
 
+// An approval holds for its own prescription as long as its period is, from when it was given: the period itself is
+// counted from the request, which may be of another year when records are imported.
+const holdsColumns = `
+ALTER TABLE payer_requests ADD COLUMN holds_until BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX payer_requests_prescription ON payer_requests (prescription_id);`
+
 type service struct {
 	rules    *Rules
 	member   func(string, *priorauth.Coverage) string
@@ -91,7 +97,7 @@ func Join(ctx context.Context, p Platform, o Options) error {
 			return patientID
 		}
 	}
-	if err := p.Store().Migrate(ctx, Source, serviceTables, appealTable); err != nil {
+	if err := p.Store().Migrate(ctx, Source, serviceTables, appealTable, holdsColumns); err != nil {
 		return err
 	}
 	if err := p.Store().Migrate(ctx, Source+".clocks", clockTable); err != nil {
@@ -165,7 +171,14 @@ func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time, 
 		return err
 	}
 	said := decisionMade(r, d)
+	holds := int64(0)
+	for _, a := range onFile {
+		if a.Number == d.OnFile {
+			holds = tx.Now().Add(a.Until.Sub(at)).UnixMilli()
+		}
+	}
 	if d.Approved != nil {
+		holds = tx.Now().Add(d.Approved.Period.End.Sub(d.Approved.Period.Start)).UnixMilli()
 		number := "AUTH-" + r.PriorAuthID
 		a, _ := d.Authorization(number, facts)
 		if _, err := tx.Exec(`INSERT INTO payer_authorizations (number, patient_id, rxcui, payer, from_at, until_at, quantity, days_supply) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -182,9 +195,9 @@ func (s *service) answer(tx bus.Tx, r priorauth.RequestSubmitted, at time.Time, 
 	if by.IsZero() {
 		by = at
 	}
-	if _, err := tx.Exec(`INSERT INTO payer_requests (prior_auth_id, patient_id, prescription_id, rxcui, request, received_at, decide_by, outcome) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-		ON CONFLICT (prior_auth_id) DO UPDATE SET request = excluded.request, decide_by = excluded.decide_by, outcome = excluded.outcome`,
-		r.PriorAuthID, r.PatientID, valueOf(r.PrescriptionID), facts.Request.RxCUI, string(request), at.UnixMilli(), by.UnixMilli(), string(d.Outcome)); err != nil {
+	if _, err := tx.Exec(`INSERT INTO payer_requests (prior_auth_id, patient_id, prescription_id, rxcui, request, received_at, decide_by, outcome, holds_until) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (prior_auth_id) DO UPDATE SET request = excluded.request, decide_by = excluded.decide_by, outcome = excluded.outcome, holds_until = excluded.holds_until`,
+		r.PriorAuthID, r.PatientID, valueOf(r.PrescriptionID), facts.Request.RxCUI, string(request), at.UnixMilli(), by.UnixMilli(), string(d.Outcome), holds); err != nil {
 		return err
 	}
 	return tx.Append(priorauth.DecisionMadeV1.New(Source, said))
@@ -393,8 +406,8 @@ func (s *service) claim(_ context.Context, tx bus.Tx, e event.Of[payment.ClaimSu
 	}))
 }
 
-// wantsAuthorization reports whether a rule is about the drug, and neither an authorization covers it nor was the
-// prescription found not to need one.
+// wantsAuthorization reports whether a rule is about the drug, and neither an authorization covers the patient now, nor was
+// one given for this prescription, nor was it found not to need one.
 func (s *service) wantsAuthorization(tx bus.Tx, c payment.ClaimSubmitted) (bool, error) {
 	if c.Medication == nil || c.Medication.Code == nil || s.rules.byDrug[valueOf(c.Medication.Code.Code)] == nil {
 		return false, nil
@@ -405,7 +418,8 @@ func (s *service) wantsAuthorization(tx bus.Tx, c payment.ClaimSubmitted) (bool,
 	if err != nil || n > 0 {
 		return false, err
 	}
-	err = tx.QueryRow(`SELECT COUNT(*) FROM payer_requests WHERE prescription_id = $1 AND outcome = $2`, valueOf(c.PrescriptionID), string(priorauth.DecisionNotRequired)).Scan(&n)
+	err = tx.QueryRow(`SELECT COUNT(*) FROM payer_requests WHERE prescription_id = $1 AND (outcome = $2 OR holds_until > $3)`,
+		valueOf(c.PrescriptionID), string(priorauth.DecisionNotRequired), tx.Now().UnixMilli()).Scan(&n)
 	return n == 0, err
 }
 

@@ -232,3 +232,29 @@ func TestAppeal(t *testing.T) {
 		})
 	}
 }
+
+// TestLateRequest: an authorization for a prescription of years ago, as imports have them, pays for its own prescription
+// when that is filled today, and for no other.
+func TestLateRequest(t *testing.T) {
+	p := running(t, payer.Options{})
+	long := time.Now().AddDate(-6, 0, 0)
+	claim := func(id, rx string) event.Event {
+		inhaler := "896209"
+		e := payment.ClaimSubmittedV1.New("pharmacy-service", payment.ClaimSubmitted{ClaimID: id, PatientID: "P1", PrescriptionID: &rx, ClaimType: payment.ClaimTypePharmacy,
+			Medication: &payment.DispensedMedication{Code: &payment.Codeable{Code: &inhaler}}, Total: new(catalog.USD(10000))})
+		return e
+	}
+	settled(t, p, asthmatic("RX1", long, nil))
+	settled(t, p, claim("C1", "RX1"), claim("C2", "RX2"))
+	types, err := p.Store().Types(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := decisions(t, p)["RX1"]
+	if d.Decision != priorauth.DecisionApproved || d.EffectivePeriod.End.After(time.Now()) {
+		t.Errorf("%+v", d)
+	}
+	if types["payment.claim.approved"] != 1 || types["payment.claim.rejected"] != 1 {
+		t.Errorf("%v; want one claim paid, one rejected", types)
+	}
+}
