@@ -118,13 +118,20 @@ func (d *Definition[S]) within(ctx context.Context, l Log, id string, within spa
 func (d *Definition[S]) Fold(events ...event.Event) (S, error) {
 	var s S
 	for i, e := range events {
-		if ev, ok := d.evolve[e.Type]; ok {
-			if err := ev.apply(&s, e); err != nil {
-				return s, fmt.Errorf("aggregate: %s, event %d: %w", d.category, i+1, err)
-			}
+		if err := d.Apply(&s, e); err != nil {
+			return s, fmt.Errorf("aggregate: %s, event %d: %w", d.category, i+1, err)
 		}
 	}
 	return s, nil
+}
+
+// Apply changes a state by what one event says; events of other types change nothing. It is for read models that keep
+// entities as they stand. The event is of the version of the definition.
+func (d *Definition[S]) Apply(s *S, e event.Event) error {
+	if ev, ok := d.evolve[e.Type]; ok {
+		return ev.apply(s, e)
+	}
+	return nil
 }
 
 // span is the beginning of a stream: whether an event of it, by version and time of recording, belongs to what is asked

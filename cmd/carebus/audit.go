@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carebus/carebus"
-	"github.com/carebus/carebus/projection"
 	"github.com/carebus/carebus/services/audit"
 )
 
@@ -83,16 +82,3 @@ func (a *app) printAudit(w io.Writer, r audit.Report) error {
 	}
 	return nil
 }
-
-// known are the read models that the store has.
-func known(ctx context.Context, p *carebus.Platform) ([]*projection.Definition, error) {
-	have, err := projection.List(ctx, p.Store())
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(projections(), func(d *projection.Definition) bool {
-		return !slices.ContainsFunc(have, func(s projection.Status) bool { return s.Name == d.Name() })
-	}), nil
-}
-
-func projections() []*projection.Definition { return nil }

@@ -14,6 +14,7 @@ import (
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/services/care"
 	"github.com/carebus/carebus/services/fulfillment"
+	"github.com/carebus/carebus/services/patient"
 	"github.com/carebus/carebus/services/payer"
 	"github.com/carebus/carebus/services/portal"
 	"github.com/carebus/carebus/services/prescribing"
@@ -27,9 +28,10 @@ var services = map[string]func(ctx context.Context, p *carebus.Platform) error{
 	"fulfillment": func(ctx context.Context, p *carebus.Platform) error {
 		return fulfillment.Join(ctx, p, fulfillment.Options{})
 	},
+	"patient":     func(ctx context.Context, p *carebus.Platform) error { return patient.Join(ctx, p) },
 	"payer":       func(ctx context.Context, p *carebus.Platform) error { return payer.Join(ctx, p, payer.Options{}) },
 	"portal":      func(ctx context.Context, p *carebus.Platform) error { return portal.Join(ctx, p) },
-	"prescribing": func(_ context.Context, p *carebus.Platform) error { return prescribing.Join(p) },
+	"prescribing": func(ctx context.Context, p *carebus.Platform) error { return prescribing.Join(ctx, p) },
 	"priorauth": func(ctx context.Context, p *carebus.Platform) error {
 		// The formulary is what the payer's rules are about.
 		rules, err := payer.DefaultRules()

@@ -55,7 +55,7 @@ var members = map[string]func(ctx context.Context, p *carebus.Platform) error{
 		return payer.Join(ctx, p, payer.Options{Overturn: simulation.Overturn})
 	},
 	"portal":      func(ctx context.Context, p *carebus.Platform) error { return portal.Join(ctx, p) },
-	"prescribing": func(_ context.Context, p *carebus.Platform) error { return prescribing.Join(p) },
+	"prescribing": func(ctx context.Context, p *carebus.Platform) error { return prescribing.Join(ctx, p) },
 	"priorauth": func(ctx context.Context, p *carebus.Platform) error {
 		formulary, err := simulation.Formulary(true)
 		return errors.Join(err, priorauth.Join(ctx, p, priorauth.Options{Required: formulary}))

@@ -325,3 +325,37 @@ func TestAuthorizationAfterRejection(t *testing.T) {
 		})
 	}
 }
+
+// TestQueue: the pharmacy's work, from what may be filled to what was handed over, and what cannot be filled.
+func TestQueue(t *testing.T) {
+	p := running(t, fulfillment.Options{}, pays)
+	queue := func(stage pharmacy.Stage) (out string) {
+		t.Helper()
+		work, err := pharmacy.WorkOf(t.Context(), p.Store(), "PHARM123", stage, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range work {
+			out += fmt.Sprintf("%s:%s:%s;", w.PrescriptionID, w.Stage, w.Reason)
+			if w.PatientID != "P1" || w.MedicationName != "Lisinopril" || w.Since.IsZero() || (w.Stage == pharmacy.StagePickup) != !w.PickupBy.IsZero() {
+				t.Errorf("%+v", w)
+			}
+		}
+		return out
+	}
+	prescribe(t, p, "RX1", 30, nil)
+	prescribe(t, p, "RX2", 80, nil) // more than there is
+	if got := queue(""); got != "RX1:ready-for-pickup:;RX2:cannot-be-filled:out-of-stock;" {
+		t.Errorf("%s", got)
+	}
+	if got := queue(pharmacy.StageHold); got != "RX2:cannot-be-filled:out-of-stock;" {
+		t.Errorf("%s", got)
+	}
+	if _, err := pharmacy.Do(t.Context(), p, "PHARM123", ndc, pharmacy.HandOver{ID: "RX1", PatientID: "P1"}); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, p, "RX1", saga.Completed)
+	if got := queue(""); got != "RX2:cannot-be-filled:out-of-stock;" {
+		t.Errorf("%s", got)
+	}
+}

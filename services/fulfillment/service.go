@@ -16,7 +16,9 @@ import (
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/catalog/platform"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/projection"
 	"github.com/carebus/carebus/saga"
+	"github.com/carebus/carebus/services/pharmacy"
 )
 
 // Group is the name of the service's consumer group, beside those of the saga.
@@ -65,7 +67,7 @@ DROP TABLE fulfillment_started;`
 //	medication.prescription.cancelled   a fulfilment that is under way is undone
 //	platform.saga.failed                medication.fulfillment.failed, with the reason and what was undone
 //
-// and, as the saga, to the payer's answers and to the pickup.
+// and, as the saga, to the payer's answers and to the pickup; and it keeps the pharmacy's queue, pharmacy.Queue.
 func Join(ctx context.Context, p Platform, o Options) error {
 	if o.Pharmacy == "" {
 		o.Pharmacy = "PHARM123"
@@ -88,6 +90,9 @@ func Join(ctx context.Context, p Platform, o Options) error {
 	s := &service{p, o}
 	def := s.define()
 	if err := saga.Register(ctx, p, def); err != nil {
+		return err
+	}
+	if err := projection.Register(ctx, p, pharmacy.Queue); err != nil {
 		return err
 	}
 	return p.Handle(Group, append([]bus.Option{

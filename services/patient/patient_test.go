@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/aggregate"
 	"github.com/carebus/carebus/carebustest"
+	"github.com/carebus/carebus/catalog/medication"
 	catalog "github.com/carebus/carebus/catalog/patient"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/patient"
@@ -254,6 +256,54 @@ func encoded(r patient.Record) string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// TestTimeline: every event that names a patient, of any service, newest first, page by page.
+func TestTimeline(t *testing.T) {
+	p := carebustest.Open(t)
+	if err := patient.Join(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	day := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var want []string
+	for i := range 7 {
+		e := medication.PrescriptionCreatedV1.New("ehr", medication.PrescriptionCreated{PrescriptionID: fmt.Sprint("RX", i), PatientID: "P1", Medication: medication.Medication{Name: "Lisinopril"}}).At(day.AddDate(0, 0, -i/2))
+		r, err := p.Publish(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, r.EventID)
+	}
+	if _, err := patient.Do(t.Context(), p, "P2", jane); err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Settle(t, p)
+	var got []string
+	var last patient.Moment
+	for {
+		page, err := patient.TimelineOf(t.Context(), p.Store(), "P1", last, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, m := range page {
+			if !last.At.IsZero() && m.At.After(last.At) || m.Type != "medication.prescription.created" || m.Source != "ehr" || m.CorrelationID == "" {
+				t.Errorf("%+v after %+v", m, last)
+			}
+			got, last = append(got, m.EventID), m
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if other, err := patient.TimelineOf(t.Context(), p.Store(), "P2", patient.Moment{}, 10); err != nil || len(other) != 1 {
+		t.Errorf("%+v, %v", other, err)
+	}
 }
 
 func Example() {

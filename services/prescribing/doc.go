@@ -2,7 +2,7 @@
 // answered.
 //
 //	now, err := prescribing.Do(ctx, p, "RX1", prescribing.Create{…})
-//	err = prescribing.Join(ctx, p, nil)
+//	err = prescribing.Join(ctx, p)
 //
 // It knows events, and no other service: an approval makes a prescription ready, whoever states it.
 package prescribing

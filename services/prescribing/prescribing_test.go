@@ -42,7 +42,7 @@ func running(t *testing.T) *carebus.Platform {
 	p := carebustest.Open(t)
 	asked := []string{"896209", "1049221"}
 	err := errors.Join(
-		prescribing.Join(p), payer.Join(t.Context(), p, payer.Options{}), portal.Join(t.Context(), p),
+		prescribing.Join(t.Context(), p), payer.Join(t.Context(), p, payer.Options{}), portal.Join(t.Context(), p),
 		priorauth.Join(t.Context(), p, priorauth.Options{Required: func(m medication.Medication, _ *medication.Payer) (bool, error) {
 			return m.Code != nil && m.Code.Code != nil && slices.Contains(asked, *m.Code.Code), nil
 		}}),
@@ -127,6 +127,23 @@ func TestChoreography(t *testing.T) {
 	if news, err := portal.StatusOf(t.Context(), p.Store(), "P2"); err != nil || len(news) != 1 || news[0].Status != "denied" || news[0].Reason == "" {
 		t.Errorf("what the portal shows of P2: %+v, %v", news, err)
 	}
+	for patientID, want := range map[string]string{"P1": "approved:ready pended:pending-authorization plain:ready", "P2": "denied:denied"} {
+		lines, err := prescribing.PrescriptionsOf(t.Context(), p.Store(), patientID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, l := range lines {
+			got = append(got, l.PrescriptionID+":"+string(l.Status))
+			if l.PatientID != patientID || !strings.HasPrefix(l.MedicationName, "drug ") || l.AuthoredOn.IsZero() || l.LastUpdated == 0 || (l.PrescriptionID == "denied") != (l.StatusReason != "" && l.PriorAuthID != "" && l.PrescriptionID != "pended") {
+				t.Errorf("%+v", l)
+			}
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", patientID, got, want)
+		}
+	}
 	types, err := p.Store().Types(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +178,7 @@ func TestCancelled(t *testing.T) {
 	if err != nil || again.Version != 2 {
 		t.Errorf("cancelled twice: %+v, %v", again, err)
 	}
-	if err := prescribing.Join(p); err != nil {
+	if err := prescribing.Join(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Publish(t.Context(), catalog.StatusApprovedV1.New("priorauth-service", catalog.StatusApproved{PriorAuthID: "PA1", PatientID: "P1", PrescriptionID: ptr("RX1"), Status: "APPROVED"})); err != nil {

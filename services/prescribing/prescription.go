@@ -11,6 +11,7 @@ import (
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/projection"
 )
 
 // Source is the eventSource of the service, and Group the name of its consumer group.
@@ -149,8 +150,11 @@ type service struct{ p Platform }
 //	medication.fulfillment.started, .failed                           likewise: in fulfilment, on hold
 //	medication.prescription.filled, .picked-up                        likewise
 //
-// options are further options of the consumer group.
-func Join(p Platform, options ...bus.Option) error {
+// and keeps the read model View. options are further options of the consumer group.
+func Join(ctx context.Context, p Platform, options ...bus.Option) error {
+	if err := projection.Register(ctx, p, View); err != nil {
+		return err
+	}
 	s := &service{p}
 	return p.Handle(Group, append([]bus.Option{
 		bus.On(priorauth.DeterminationNotRequiredV1, func(ctx context.Context, tx bus.Tx, e event.Of[priorauth.DeterminationNotRequired]) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/projection"
 )
 
 // Group is the name of the service's consumer group.
@@ -27,6 +28,8 @@ type Platform interface {
 	aggregate.Log
 	Handle(group string, opts ...bus.Option) error
 }
+
+var _ projection.Platform = Platform(nil)
 
 // Options of the service.
 type Options struct {
@@ -58,12 +61,16 @@ type service struct {
 //	priorauth.decision.made           the payer's answer moves the request
 //	patient.record.created, care.plan.created   what a request says of the patient
 //
-// An event that is handled twice has its effect once: requests are made under the id of their prescription.
+// and keeps the read models of Views. An event that is handled twice has its effect once: requests are made under the id
+// of their prescription.
 func Join(ctx context.Context, p Platform, o Options) error {
 	if o.Required == nil {
 		return errors.New("priorauth: Options.Required is not set; say which medications payers want to be asked about")
 	}
 	if err := p.Store().Migrate(ctx, Source, tables); err != nil {
+		return err
+	}
+	if err := projection.Register(ctx, p, Views); err != nil {
 		return err
 	}
 	s := &service{p, o.Required}
