@@ -241,6 +241,10 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &r.Stream, &r.StreamVersion, (*[]byte)(&r.Payload)); err != nil {
 			return nil, false, err
 		}
+		var err error
+		if r.Payload, err = unpack(r.Payload); err != nil {
+			return nil, false, fmt.Errorf("event %s: %w", r.ID, err)
+		}
 		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 		r.RecordedAt = time.UnixMicro(recorded).UTC()
 		if !d.names.fill(r, typ, origin) {
@@ -277,9 +281,12 @@ func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 	if err := row.Scan(&pos, &r.ID, &r.Type, &r.Source, &r.Version, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &r.Stream, &r.StreamVersion, &payload); err != nil {
 		return err
 	}
-	r.Payload = payload
 	r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 	r.RecordedAt = time.UnixMicro(recorded).UTC()
+	var err error
+	if r.Payload, err = unpack(payload); err != nil {
+		return fmt.Errorf("event %s: %w", r.ID, err)
+	}
 	if r.Type == "" || r.Source == "" {
 		return fmt.Errorf("%w: the name of the type or source of event %s is missing (partition %d, offset %d)", driver.ErrCorrupt, r.ID, r.Partition, r.Offset)
 	}

@@ -1,12 +1,14 @@
 package sqlite
 
-// The stored format, version 1. It is numbered in the file's user_version; a file with a higher number is refused.
+// The stored format, version 2. It is numbered in the file's user_version; a file with a higher number is refused, one of
+// version 1, which is the same without compression, gets the new number when it is opened for writing.
 //
 //	events.pos       partition << 40 | offset: the table's own key, so that each partition is a contiguous run of rows
 //	                 and reading from an offset is a range scan without an index. 2^40 events per partition, 2^20 partitions.
 //	type, origin     interned: types(id, name), origins(id, source, version)
 //	stream, version  interned: streams(id, name); NULL, NULL for an event without a stream
 //	recorded         µs; the one writer makes it strictly increasing in the whole store
+//	payload          as it is, or compressed (zstd), which its first bytes tell
 //	hash             SHA-256 chained along the partition, see driver.Chain
 //
 // The row's key is small and the row is not part of any index: a random key tree over rows of a kilobyte halves the
@@ -18,7 +20,7 @@ package sqlite
 // computed from what is committed, so the next event takes the place of the lost one.
 const (
 	applicationID = 0x43424553 // "CBES"
-	formatVersion = 1
+	formatVersion = 2
 	offsetBits    = 40
 	offsetMask    = 1<<offsetBits - 1
 )

@@ -30,6 +30,7 @@ type writer struct {
 	recorded int64  // of the last event, µs
 	fresh    *fresh // event ids
 	streams  map[string]stream
+	packer   packer
 	types    map[string]int64
 	origins  map[[2]string]int64
 	appended int // events stored in the present transaction
@@ -122,7 +123,12 @@ func (w *writer) create(ctx context.Context, partitions int) error {
 			return err
 		}
 		if app == applicationID || tables > 0 {
-			return nil // open checks what it is
+			// open has checked what it is. Version 2 may compress payloads, which a program of version 1 cannot read.
+			if format, err := formatOf(ctx, w.conn); err != nil || format == formatVersion {
+				return err
+			}
+			_, err := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", formatVersion))
+			return err
 		}
 		if partitions == 0 {
 			partitions = 12
@@ -447,7 +453,7 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 		}
 		hash := driver.Chain(h.hash, a.Digests[i], p, h.next, a.Stream, s.version, at)
 		if _, err := st.Exec(int64(p)<<offsetBits|h.next, e.ID, places[i].typ, places[i].origin, e.CorrelationID, e.CausationID,
-			e.Timestamp, w.recorded, e.TraceID, e.PartitionKey, streamID, version, hash[:], []byte(e.Payload)); err != nil {
+			e.Timestamp, w.recorded, e.TraceID, e.PartitionKey, streamID, version, hash[:], w.packer.pack(e.Payload)); err != nil {
 			w.appended++ // even a failed insert leaves the caches in doubt
 			return nil, fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
 		}
