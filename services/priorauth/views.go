@@ -52,13 +52,17 @@ func view(_ context.Context, tx projection.Tx, e eventstore.Record) error {
 	if err := writeDetail(tx, of.PriorAuthID, r, decision, e.Metadata); err != nil || r.Version == 0 {
 		return err // nobody has asked yet: a decision that came first
 	}
-	name := ""
+	name, created, said := "", e.Timestamp, 0 // of a request that does not say when it was made, the first event does
 	if r.Medication != nil {
 		name = r.Medication.Name
 	}
+	if !r.CreatedAt.IsZero() {
+		created, said = r.CreatedAt.UnixMilli(), 1
+	}
 	_, err = tx.Exec(`INSERT INTO {priorauth_summary} (prior_auth_id, patient_id, medication, status, created_at, last_updated) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (prior_auth_id) DO UPDATE SET patient_id = excluded.patient_id, medication = excluded.medication, status = excluded.status, created_at = excluded.created_at, last_updated = excluded.last_updated`,
-		of.PriorAuthID, r.PatientID, name, string(r.Status), r.CreatedAt.UnixMilli(), r.LastUpdated)
+		ON CONFLICT (prior_auth_id) DO UPDATE SET patient_id = excluded.patient_id, medication = excluded.medication, status = excluded.status, last_updated = excluded.last_updated,
+			created_at = CASE WHEN $7 = 1 THEN excluded.created_at ELSE {priorauth_summary}.created_at END`,
+		of.PriorAuthID, r.PatientID, name, string(r.Status), created, r.LastUpdated, said)
 	return err
 }
 
@@ -141,6 +145,9 @@ func DetailOf(ctx context.Context, s *eventstore.Store, priorAuthID string) (d D
 		}
 		if err != nil {
 			return err
+		}
+		if d.Version == 0 { // others have spoken of it: that none is required, or a decision that came first
+			return fmt.Errorf("%w: %s", ErrNoRequest, priorAuthID)
 		}
 		rows, err := q.QueryContext(ctx, `SELECT metadata FROM priorauth_events WHERE prior_auth_id = $1 ORDER BY n`, priorAuthID)
 		if err != nil {

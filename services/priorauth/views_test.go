@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/carebustest"
 	catalog "github.com/carebus/carebus/catalog/priorauth"
+	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/projection"
 	"github.com/carebus/carebus/services/priorauth"
@@ -29,6 +34,7 @@ func TestViewsAreTheFold(t *testing.T) {
 		n++
 		ids := []string{fmt.Sprintf("PA%d-1", n), fmt.Sprintf("PA%d-2", n)}
 		patient := fmt.Sprint("P", n)
+		var receipts []eventstore.Receipt
 		for range rapid.IntRange(1, 15).Draw(t, "commands") {
 			var c priorauth.Command
 			switch rapid.IntRange(0, 8).Draw(t, "command") {
@@ -49,11 +55,15 @@ func TestViewsAreTheFold(t *testing.T) {
 			case 8:
 				c = priorauth.Cancel{Reason: "sent twice"}
 			}
-			_, err := priorauth.Do(context.Background(), p, rapid.SampledFrom(ids).Draw(t, "id"), c)
+			now, err := priorauth.Do(context.Background(), p, rapid.SampledFrom(ids).Draw(t, "id"), c)
 			var refused *priorauth.RefusedError
 			if err != nil && !errors.As(err, &refused) {
 				t.Fatal(err)
 			}
+			receipts = append(receipts, now.Receipts...)
+		}
+		if err := projection.Wait(context.Background(), p, priorauth.Views, receipts...); err != nil {
+			t.Fatal(err)
 		}
 		listed := map[string]priorauth.Summary{}
 		for _, id := range ids {
@@ -65,10 +75,6 @@ func TestViewsAreTheFold(t *testing.T) {
 				continue
 			}
 			if err != nil {
-				t.Fatal(err)
-			}
-			last := records[len(records)-1]
-			if err := projection.Wait(context.Background(), p, priorauth.Views, eventstore.Receipt{EventID: last.ID, Partition: last.Partition, Offset: last.Offset}); err != nil {
 				t.Fatal(err)
 			}
 			want, err := priorauth.Requests.Load(context.Background(), p, id)
@@ -117,4 +123,91 @@ func encoded(t *rapid.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// TestViewsOfOtherEvents: the deprecated types, moves that have no event of their own, an answer to the payer, events that
+// leave out what they may leave out, and events about a request that nobody has made.
+func TestViewsOfOtherEvents(t *testing.T) {
+	p := carebustest.Open(t)
+	if err := projection.Register(t.Context(), p, priorauth.Views); err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	submitted := func(id string) event.Event {
+		return catalog.RequestSubmittedV1.New("older-service", catalog.RequestSubmitted{PriorAuthID: id, PatientID: "P1"})
+	}
+	//nolint:staticcheck // that deprecated events are understood is what is tested
+	approved := catalog.RequestApprovedV1.New("older-service", catalog.RequestApproved{PriorAuthID: "PA1", PatientID: "P1", Status: "APPROVED"})
+	moved := catalog.StatusUpdatedV1.New("older-service", catalog.StatusUpdated{PriorAuthID: "PA1", Status: "EXPIRED", StatusReason: ptr("over")})
+	pending := catalog.StatusPendingV1.New("older-service", catalog.StatusPending{PriorAuthID: "PA2", PatientID: "P1", Status: "PENDED", Missing: []catalog.MissingItem{{Field: "daysSupply", Ask: "For how long?"}}})
+	answer := catalog.RequestUpdatedV1.New("older-service", catalog.RequestUpdated{PriorAuthID: "PA2", UpdatedFields: json.RawMessage(`{"medication":{"name":"Humira"}}`)})
+	first := submitted("PA1").At(time.Date(2023, 3, 1, 10, 0, 0, 0, time.UTC))
+	for _, e := range []event.Event{first, approved, moved, submitted("PA2"), pending, answer} {
+		var of struct {
+			PriorAuthID string `json:"priorAuthId"`
+		}
+		if err := json.Unmarshal(e.Payload, &of); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Append(t.Context(), priorauth.Requests.Stream(of.PriorAuthID), eventstore.AnyVersion, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range []event.Event{
+		catalog.DeterminationNotRequiredV1.New("older-service", catalog.DeterminationNotRequired{PriorAuthID: "PA3", PrescriptionID: "RX3"}),
+		catalog.DecisionMadeV1.New("payer-service", catalog.DecisionMade{PriorAuthID: "PA2", PatientID: "P1", Decision: catalog.DecisionPended}),
+	} {
+		if _, err := p.Publish(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carebustest.Settle(t, p)
+	list, err := priorauth.Summaries(t.Context(), p.Store(), "P1")
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, s := range list {
+		fold, err := priorauth.Requests.Load(t.Context(), p, s.PriorAuthID)
+		if err != nil || s.Status != fold.State.Status {
+			t.Errorf("%s is %s, want %s (%v)", s.PriorAuthID, s.Status, fold.State.Status, err)
+		}
+		if s.PriorAuthID == "PA1" && (s.Status != "EXPIRED" || !s.CreatedAt.Equal(first.Time())) || s.PriorAuthID == "PA2" && (s.Status != "SUBMITTED" || s.MedicationName != "Humira") {
+			t.Errorf("%+v", s)
+		}
+	}
+	if d, err := priorauth.DetailOf(t.Context(), p.Store(), "PA1"); err != nil || d.StatusReason != "over" || len(d.Events) != 3 || d.Decision != nil {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err := priorauth.DetailOf(t.Context(), p.Store(), "PA2"); err != nil || len(d.Events) != 4 || d.Decision == nil || d.Decision.Decision != catalog.DecisionPended {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err := priorauth.DetailOf(t.Context(), p.Store(), "PA3"); !errors.Is(err, priorauth.ErrNoRequest) {
+		t.Errorf("a request that was not needed: %+v, %v", d, err)
+	}
+	before := encodedDetails(t, p, "PA1", "PA2")
+	if err := projection.Rebuild(t.Context(), p, priorauth.Views, bus.Act{Reason: "test"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if after := encodedDetails(t, p, "PA1", "PA2"); after != before {
+		t.Errorf("after a rebuild %s\nbefore %s", after, before)
+	}
+	if again, err := priorauth.Summaries(t.Context(), p.Store(), "P1"); err != nil || !slices.Equal(again, list) {
+		t.Errorf("after a rebuild %+v, %v\nbefore %+v", again, err, list)
+	}
+}
+
+func encodedDetails(t *testing.T, p *carebus.Platform, ids ...string) (out string) {
+	t.Helper()
+	for _, id := range ids {
+		d, err := priorauth.DetailOf(t.Context(), p.Store(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out += string(text)
+	}
+	return out
 }
