@@ -79,6 +79,9 @@ type Loaded[S any] struct {
 	State      S
 	Version    int64     // number of events in the stream; 0 for an entity that does not exist
 	RecordedAt time.Time // when the last of them was recorded
+	// Receipts of the events that Update has just stored: who waits for them (projection.Wait) reads what it wrote. Empty
+	// when it has stored nothing, and inside a handler's transaction, where nothing is stored yet.
+	Receipts []eventstore.Receipt
 }
 
 // Category returns the name of this kind of entity.

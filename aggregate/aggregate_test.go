@@ -144,8 +144,12 @@ func TestUpdateAndLoad(t *testing.T) {
 	if err != nil || none.Version != 4 || none.State.Total != 10 {
 		t.Errorf("a command with nothing to do: %+v, %v", none, err)
 	}
+	if len(got.Receipts) != 3 || got.Receipts[2].StreamVersion != 4 || got.Receipts[2].Offset != got.Receipts[0].Offset+2 || none.Receipts != nil {
+		t.Errorf("receipts %+v, and of nothing %+v", got.Receipts, none.Receipts)
+	}
 	fresh, _ := define()
 	loaded, err := fresh.Load(t.Context(), l, "1")
+	got.Receipts = nil
 	if err != nil || fmt.Sprint(loaded) != fmt.Sprint(got) {
 		t.Errorf("loaded %+v, %v\nwant   %+v", loaded, err, got)
 	}

@@ -131,6 +131,7 @@ func (d *Definition[S]) appended(ctx context.Context, l Log, id string, s Loaded
 	}
 	d.remember(l, id, s)
 	d.keep(ctx, l, id, before, s)
+	s.Receipts = receipts
 	return s, nil
 }
 
