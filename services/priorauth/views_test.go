@@ -34,6 +34,7 @@ func TestViewsAreTheFold(t *testing.T) {
 		n++
 		ids := []string{fmt.Sprintf("PA%d-1", n), fmt.Sprintf("PA%d-2", n)}
 		patient := fmt.Sprint("P", n)
+		var receipts []eventstore.Receipt
 		for range rapid.IntRange(1, 15).Draw(t, "commands") {
 			var c priorauth.Command
 			switch rapid.IntRange(0, 8).Draw(t, "command") {
@@ -54,11 +55,15 @@ func TestViewsAreTheFold(t *testing.T) {
 			case 8:
 				c = priorauth.Cancel{Reason: "sent twice"}
 			}
-			_, err := priorauth.Do(context.Background(), p, rapid.SampledFrom(ids).Draw(t, "id"), c)
+			now, err := priorauth.Do(context.Background(), p, rapid.SampledFrom(ids).Draw(t, "id"), c)
 			var refused *priorauth.RefusedError
 			if err != nil && !errors.As(err, &refused) {
 				t.Fatal(err)
 			}
+			receipts = append(receipts, now.Receipts...)
+		}
+		if err := projection.Wait(context.Background(), p, priorauth.Views, receipts...); err != nil {
+			t.Fatal(err)
 		}
 		listed := map[string]priorauth.Summary{}
 		for _, id := range ids {
@@ -70,10 +75,6 @@ func TestViewsAreTheFold(t *testing.T) {
 				continue
 			}
 			if err != nil {
-				t.Fatal(err)
-			}
-			last := records[len(records)-1]
-			if err := projection.Wait(context.Background(), p, priorauth.Views, eventstore.Receipt{EventID: last.ID, Partition: last.Partition, Offset: last.Offset}); err != nil {
 				t.Fatal(err)
 			}
 			want, err := priorauth.Requests.Load(context.Background(), p, id)
