@@ -191,6 +191,38 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// TestApprovedInPart: what may be filled is what the payer has approved, never more than was prescribed.
+func TestApprovedInPart(t *testing.T) {
+	for approved, want := range map[float64]float64{1: 1, 3: 3, 5: 3} {
+		p := carebustest.Open(t)
+		if err := prescribing.Join(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		carebustest.Run(t, p)
+		rx, quantity := create("896209"), 3.0
+		rx.Medication.Quantity = &quantity
+		if _, err := prescribing.Do(t.Context(), p, "RX1", rx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Publish(t.Context(), catalog.StatusApprovedV1.New("priorauth-service", catalog.StatusApproved{
+			PriorAuthID: "PA1", PatientID: "P1", PrescriptionID: ptr("RX1"), Status: "APPROVED", ApprovedQuantity: &approved})); err != nil {
+			t.Fatal(err)
+		}
+		carebustest.Settle(t, p)
+		ready, err := p.Store().Type(t.Context(), eventstore.TypeQuery{Type: medication.PrescriptionReadyV1.Type(), Limit: 10})
+		if err != nil || len(ready) != 1 {
+			t.Fatalf("%d, %v", len(ready), err)
+		}
+		e, err := medication.PrescriptionReadyV1.Decode(ready[0].Event)
+		if err != nil || *e.Payload.Medication.Quantity != want {
+			t.Errorf("%g approved: %+v, %v; want %g to be filled", approved, e.Payload.Medication, err, want)
+		}
+		if now, err := prescribing.Prescriptions.Load(t.Context(), p, "RX1"); err != nil || *now.State.Medication.Quantity != 3 {
+			t.Errorf("the prescription itself has changed: %+v, %v", now, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	p := carebustest.Open(t)
 	refused := func(id string, c prescribing.Command, rule string) {

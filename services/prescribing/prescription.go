@@ -159,13 +159,13 @@ func Join(ctx context.Context, p Platform, options ...bus.Option) error {
 	return p.Handle(Group, append([]bus.Option{
 		bus.On(priorauth.DeterminationNotRequiredV1, func(ctx context.Context, tx bus.Tx, e event.Of[priorauth.DeterminationNotRequired]) error {
 			d := e.Payload
-			return s.ready(ctx, tx, e.ID, medication.PrescriptionReady{PrescriptionID: d.PrescriptionID, PatientID: text(d.PatientID), Medication: prescribed(d.Medication)})
+			return s.ready(ctx, tx, e.ID, medication.PrescriptionReady{PrescriptionID: d.PrescriptionID, PatientID: text(d.PatientID), Medication: prescribed(d.Medication)}, nil)
 		}),
 		bus.On(priorauth.StatusApprovedV1, func(ctx context.Context, tx bus.Tx, e event.Of[priorauth.StatusApproved]) error {
 			a := e.Payload
 			return s.ready(ctx, tx, e.ID, medication.PrescriptionReady{
 				PrescriptionID: text(a.PrescriptionID), PatientID: a.PatientID, Medication: prescribed(a.Medication), PriorAuthID: &a.PriorAuthID, AuthNumber: a.AuthNumber, RefillsAllowed: a.ApprovedRefills,
-			})
+			}, a.ApprovedQuantity)
 		}),
 		bus.On(priorauth.StatusPendingV1, func(ctx context.Context, tx bus.Tx, e event.Of[priorauth.StatusPending]) error {
 			return s.status(ctx, tx, e.ID, text(e.Payload.PrescriptionID), medication.PrescriptionStatusChanged{
@@ -212,8 +212,8 @@ func prescribed(m *priorauth.Medication) *medication.Medication {
 }
 
 // ready says that a prescription can be filled, to the pharmacy, and where it stands, to the patient. A prescription that
-// was cancelled meanwhile stays so.
-func (s *service) ready(ctx context.Context, tx bus.Tx, eventID string, p medication.PrescriptionReady) error {
+// was cancelled meanwhile stays so. atMost is what the payer has approved of the quantity, where it has said so.
+func (s *service) ready(ctx context.Context, tx bus.Tx, eventID string, p medication.PrescriptionReady, atMost *float64) error {
 	if p.PrescriptionID == "" || p.PatientID == "" {
 		return nil // an authorization that is not about a prescription
 	}
@@ -225,6 +225,11 @@ func (s *service) ready(ctx context.Context, tx bus.Tx, eventID string, p medica
 		p.ReadyAt, p.Prescriber, p.Pharmacy = tx.Now(), r.Prescriber, r.Pharmacy
 		if r.Version > 0 {
 			p.Medication = &r.Medication
+		}
+		if m := p.Medication; m != nil && m.Quantity != nil && atMost != nil && *atMost < *m.Quantity {
+			part := *m
+			part.Quantity = atMost
+			p.Medication = &part
 		}
 		return []event.Event{
 			medication.PrescriptionReadyV1.New(Source, p),
