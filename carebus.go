@@ -36,6 +36,9 @@ type Options struct {
 	Lease time.Duration
 	// Logger receives what an operator should know, never a payload. Default slog.Default().
 	Logger *slog.Logger
+	// Clock is the time that events are recorded at and timers fire by. It is for tests, see carebustest.OpenAt; processes
+	// of one store must agree on it. Default time.Now.
+	Clock func() time.Time
 }
 
 // Receipt says where an event was stored, and whether it was there already.
@@ -98,7 +101,7 @@ func openEngine(ctx context.Context, name string, o *Options) (driver.Driver, er
 		}
 		return nil, fmt.Errorf("carebus: store %s:…: no engine %q; use sqlite:PATH", scheme, scheme)
 	}
-	return sqlite.Open(ctx, path, &sqlite.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly})
+	return sqlite.Open(ctx, path, &sqlite.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock})
 }
 
 func (p *Platform) start(ctx context.Context, o *Options) error {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -174,14 +175,27 @@ func (w *worker) runItem(ctx context.Context, tx *eventstore.Tx, it *item, caref
 	ctx = w.deliveryContext(ctx, it.rec, false)
 	t := Tx{tx: tx, ctx: ctx}
 	if !careful {
-		return guard(func() error { return it.run(ctx, w.g, t) })
+		return w.g.around(ctx, t, it.rec, func(ctx context.Context, t Tx) error { return it.run(ctx, w.g, t) })
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.g.set.timeout)
 	defer cancel()
 	t.ctx = ctx
 	return tx.Savepoint(ctx, func() error {
-		return guard(func() error { return it.run(ctx, w.g, t) })
+		return w.g.around(ctx, t, it.rec, func(ctx context.Context, t Tx) error { return it.run(ctx, w.g, t) })
 	})
+}
+
+// around runs handlers inside what is around them, and turns a panic into an error.
+func (g *group) around(ctx context.Context, tx Tx, r eventstore.Record, run func(ctx context.Context, tx Tx) error) error {
+	next := func(ctx context.Context) error {
+		tx.ctx = ctx
+		return run(ctx, tx)
+	}
+	for _, layer := range slices.Backward(g.set.around) {
+		inner := next
+		next = func(ctx context.Context) error { return layer(ctx, r, inner) }
+	}
+	return guard(func() error { return next(ctx) })
 }
 
 func (it *item) run(ctx context.Context, g *group, tx Tx) error {
@@ -218,8 +232,8 @@ func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, 
 	} else {
 		ctx = context.WithValue(ctx, deliveryKey{}, w.delivery(records[0], false))
 	}
-	return guard(func() error {
-		return w.g.handlers[0].batch(ctx, Tx{tx: tx, ctx: ctx}, records)
+	return w.g.around(ctx, Tx{tx: tx, ctx: ctx}, records[0], func(ctx context.Context, tx Tx) error {
+		return w.g.handlers[0].batch(ctx, tx, records)
 	})
 }
 

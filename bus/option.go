@@ -1,8 +1,11 @@
 package bus
 
 import (
+	"context"
 	"strings"
 	"time"
+
+	"github.com/carebus/carebus/eventstore"
 )
 
 // Option belongs to Bus.Handle: a handler (On, OnRecord, OnBatch, OnCall) or a setting of the group.
@@ -43,6 +46,7 @@ type settings struct {
 	floodKeys  int
 	breakAfter int
 	classify   func(error) (Class, bool)
+	around     []func(ctx context.Context, r eventstore.Record, next func(ctx context.Context) error) error
 }
 
 func defaultSettings() settings {
@@ -120,6 +124,14 @@ func BreakAfter(n int) Option { return optionFunc(func(g *group) { g.set.breakAf
 // ClassifyErrors lets the group judge its own errors first; f returns false to leave an error to Classify.
 func ClassifyErrors(f func(error) (Class, bool)) Option {
 	return optionFunc(func(g *group) { g.set.classify = f })
+}
+
+// Around puts fn around a group's handlers: for tracing, measuring, access checks, injected faults. fn calls next, once at
+// most, which runs what is inside; what fn returns is what came of the event. It runs in the transaction, so that effects
+// are undone when it fails after next. Of several, the first one given is outermost. A batch handler is run in one call,
+// with its first event; outside calls (OnCall) are not inside.
+func Around(fn func(ctx context.Context, r eventstore.Record, next func(ctx context.Context) error) error) Option {
+	return optionFunc(func(g *group) { g.set.around = append(g.set.around, fn) })
 }
 
 // Matches reports whether an event type fits a pattern: parts separated by dots, "*" for any one part, and a final

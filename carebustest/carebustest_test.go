@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog/patient"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/timer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -134,4 +137,77 @@ func ExampleGiven() {
 		Then(changed("614-555-1234"))
 	fmt.Println(story.State().Number)
 	// Output: 614-555-1234
+}
+
+// TestClock: timers fire in their order, each at its own time, and what follows from one is settled before the next.
+func TestClock(t *testing.T) {
+	start := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	p, clock := carebustest.OpenAt(t, start)
+	remind := func(name string, at time.Duration, tx timer.Tx, ctx context.Context) error {
+		return p.Timers().SetTx(ctx, tx, name, start.Add(at), patient.EnrolledV1.New("test", patient.Enrolled{PatientID: "P1", Program: patient.EnrolledProgram{Name: name}}))
+	}
+	var seen []string
+	err := errors.Join(
+		p.Handle("a", bus.On(patient.RecordCreatedV1, func(ctx context.Context, tx bus.Tx, _ event.Of[patient.RecordCreated]) error {
+			return errors.Join(remind("late", 72*time.Hour, tx, ctx), remind("early", 24*time.Hour, tx, ctx), remind("never", 48*time.Hour, tx, ctx), remind("far", 999*time.Hour, tx, ctx))
+		})),
+		p.Handle("b", bus.On(patient.EnrolledV1, func(ctx context.Context, tx bus.Tx, e event.Of[patient.Enrolled]) error {
+			seen = append(seen, fmt.Sprint(e.Payload.Program.Name, " ", tx.Now().Sub(start)))
+			if e.Payload.Program.Name == "early" {
+				_, err := p.Timers().CancelTx(tx, "never")
+				return errors.Join(err, remind("next", 36*time.Hour, tx, ctx))
+			}
+			return nil
+		})),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	if _, err := p.Publish(t.Context(), patient.RecordCreatedV1.New("test", patient.RecordCreated{PatientID: "P1"}).At(start)); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(23 * time.Hour)
+	if len(seen) != 0 {
+		t.Errorf("%v, before its time", seen)
+	}
+	clock.Advance(100 * time.Hour)
+	if got := strings.Join(seen, "; "); got != "early 24h0m0s; next 36h0m0s; late 72h0m0s" {
+		t.Errorf("%s", got)
+	}
+	if got := clock.Now().Sub(start); got != 123*time.Hour {
+		t.Errorf("it is %v later", got)
+	}
+}
+
+// TestFaultsAreUndone: every event has its effect once, however many runs fail.
+func TestFaultsAreUndone(t *testing.T) {
+	p := carebustest.Open(t)
+	if err := p.Store().Migrate(t.Context(), "test", `CREATE TABLE counted (id TEXT PRIMARY KEY, n BIGINT NOT NULL)`); err != nil {
+		t.Fatal(err)
+	}
+	var runs atomic.Int64
+	err := p.Handle("a", bus.On(patient.RecordCreatedV1, func(_ context.Context, tx bus.Tx, e event.Of[patient.RecordCreated]) error {
+		runs.Add(1)
+		_, err := tx.Exec(`INSERT INTO counted (id, n) VALUES ($1, 1) ON CONFLICT (id) DO UPDATE SET n = counted.n + 1`, e.Payload.PatientID)
+		return err
+	}), carebustest.Faults(1, 0.3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	const n = 100
+	for i := range n {
+		if _, err := p.Publish(t.Context(), patient.RecordCreatedV1.New("test", patient.RecordCreated{PatientID: fmt.Sprint("P", i)})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carebustest.Settle(t, p)
+	var rows, sum int64
+	err = p.Store().View(t.Context(), func(q eventstore.Querier) error {
+		return q.QueryRowContext(t.Context(), `SELECT COUNT(*), SUM(n) FROM counted`).Scan(&rows, &sum)
+	})
+	if err != nil || rows != n || sum != n || runs.Load() == n {
+		t.Errorf("%d rows, %d effects of %d events in %d runs, %v", rows, sum, n, runs.Load(), err)
+	}
 }

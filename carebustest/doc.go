@@ -1,5 +1,5 @@
 // Package carebustest helps to test services: a platform that lives as long as a test, a way to wait until everything was
-// handled that needs no sleep, and stories of entities.
+// handled that needs no sleep, stories of entities, a clock that is moved by hand, and faults.
 //
 //	p := carebustest.Open(t)
 //	check(orders.Join(p))
@@ -10,6 +10,16 @@
 //	carebustest.Given(t, orders.Orders, placed).
 //		When(orders.Cancel("changed my mind")).
 //		Then(cancelled)
+//
+// Deadlines, reminders and sagas that wait for days are tested in moments:
+//
+//	p, clock := carebustest.OpenAt(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+//	…
+//	clock.Advance(72 * time.Hour)  // timers fire on the way, each at its time, and what follows is settled
+//
+// and a service is shown to do everything once, whatever fails:
+//
+//	err := orders.Join(p, carebustest.Faults(1, 0.2))
 //
 // The platform is the real one, on a store in a temporary folder: what a test has seen holds elsewhere.
 package carebustest
