@@ -17,15 +17,16 @@ import (
 const maxFlow = 20_000
 
 func newFlowCommand(a *app) *cobra.Command {
-	var mermaid, svg, reveal bool
+	var mermaid, svg, all, reveal bool
 	var theme string
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "flow CORRELATION|EVENT",
 		Short: "Show who caused what in one flow",
 		Long: `Draws the flow of a correlation id, or of the event with the given id: as a tree of causes, or with --mermaid as a
-sequence diagram in Mermaid or with --svg in SVG, from what the store really holds. Payloads are never shown. The error texts of failed handlers may hold
-protected values, and are masked.`,
+sequence diagram in Mermaid or with --svg in SVG, from what the store really holds. Payloads are never shown. The error texts of
+failed handlers may hold protected values, and are masked. The saga engine's own account of steps that went well is left
+out, unless --all is given.`,
 		Example: `carebus flow 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001
   carebus flow --mermaid 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.mmd
   carebus flow --svg 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.svg`,
@@ -42,7 +43,7 @@ protected values, and are masked.`,
 				return usagef("--theme %s: give auto, light or dark", theme)
 			}
 			return a.with(cmd, reading(), func(ctx context.Context, p *carebus.Platform) error {
-				f, more, err := readFlow(ctx, p, args[0], reveal)
+				f, more, err := readFlow(ctx, p, args[0], all, reveal)
 				if err != nil {
 					return err
 				}
@@ -67,12 +68,13 @@ protected values, and are masked.`,
 	cmd.Flags().BoolVar(&svg, "svg", false, "draw an SVG sequence diagram")
 	cmd.Flags().StringVar(&theme, "theme", "auto", "colours of the SVG: auto, light or dark")
 	cmd.Flags().IntVar(&limit, "limit", 200, "draw at most so many events (-o json has all)")
+	cmd.Flags().BoolVar(&all, "all", false, "show the saga engine's events too")
 	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the error texts of failures")
 	return cmd
 }
 
 // readFlow reads the flow with this correlation id, or of the event with this id.
-func readFlow(ctx context.Context, p *carebus.Platform, id string, reveal bool) (f *flow.Flow, more bool, err error) {
+func readFlow(ctx context.Context, p *carebus.Platform, id string, all, reveal bool) (f *flow.Flow, more bool, err error) {
 	records, err := p.Store().Correlation(ctx, id, time.Time{}, maxFlow+1)
 	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
 		return nil, false, err
@@ -95,6 +97,9 @@ func readFlow(ctx context.Context, p *carebus.Platform, id string, reveal bool) 
 		for i := range records {
 			records[i].Payload = p.Registry().Mask(records[i].Event)
 		}
+	}
+	if !all {
+		records = flow.Without(records, flow.Bookkeeping)
 	}
 	return flow.Build(records), more, nil
 }
