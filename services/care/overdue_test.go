@@ -1,111 +1,53 @@
 package care_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
-	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/carebustest"
 	carecatalog "github.com/carebus/carebus/catalog/care"
-	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
-	"github.com/carebus/carebus/schema"
 	"github.com/carebus/carebus/services/care"
 	"github.com/carebus/carebus/timer"
 )
 
-// ward is where the service works in these tests: a platform whose clock is moved by hand. Nobody runs its timers.
+// ward is where the service works in these tests: a platform whose clock is moved by hand.
 type ward struct {
-	*bus.Bus
-	t        *testing.T
-	store    *eventstore.Store
-	timers   *timer.Timers
-	registry *schema.Registry
-	micros   atomic.Int64
-}
-
-func (w *ward) Store() *eventstore.Store { return w.store }
-func (w *ward) Timers() *timer.Timers    { return w.timers }
-func (w *ward) now() time.Time           { return time.UnixMicro(w.micros.Load()).UTC() }
-func (w *ward) Upcast(e event.Event, version string) (event.Event, error) {
-	major, err := strconv.Atoi(strings.Split(version, ".")[0])
-	if err != nil {
-		return e, err
-	}
-	return w.registry.Upcast(e, major)
+	*carebus.Platform
+	t      *testing.T
+	clock  *carebustest.Clock
+	store  *eventstore.Store
+	timers *timer.Timers
 }
 
 func newWard(t *testing.T) *ward {
 	t.Helper()
-	w := &ward{t: t, registry: schema.New()}
-	w.micros.Store(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC).UnixMicro())
-	for _, e := range catalog.Entries() {
-		p, err := w.registry.Propose(schema.Document{Type: e.Type, Version: e.Version, Schema: e.Schema})
-		if err = errors.Join(err, w.registry.Apply(p.Event)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	d, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "care.db"), &sqlite.Options{Clock: w.now})
-	if err != nil {
+	p, clock := carebustest.OpenAt(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+	if err := care.Join(t.Context(), p, care.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	w.store = eventstore.New(d, &eventstore.Options{Admit: func(ctx context.Context, e *event.Event) error {
-		*e = w.registry.Complete(event.Complete(ctx, *e))
-		return w.registry.Validate(*e)
-	}})
-	t.Cleanup(func() { _ = w.store.Close() })
-	if w.timers, err = timer.Open(t.Context(), w.store, nil); err != nil {
-		t.Fatal(err)
-	}
-	if w.Bus, err = bus.New(t.Context(), w.store, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := care.Join(t.Context(), w, care.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return w
+	carebustest.Run(t, p)
+	return &ward{p, t, clock, p.Store(), p.Timers()}
 }
+
+func (w *ward) now() time.Time { return w.clock.Now() }
 
 // settle waits until everything is handled, and what followed from it.
 func (w *ward) settle() {
 	w.t.Helper()
-	for before := []int64(nil); ; {
-		heads, err := w.store.Heads(w.t.Context())
-		if err = errors.Join(err, w.Idle(w.t.Context())); err != nil {
-			w.t.Fatal(err)
-		}
-		if slices.Equal(before, heads) {
-			return
-		}
-		before = heads
-	}
+	carebustest.Settle(w.t, w.Platform)
 }
 
 // passes lets time pass and fires what is due; settle has it handled.
 func (w *ward) passes(d time.Duration) {
 	w.t.Helper()
-	w.micros.Add(d.Microseconds())
-	if _, err := w.timers.Fire(w.t.Context()); err != nil {
-		w.t.Fatal(err)
-	}
+	w.clock.Jump(d)
 }
 
 func (w *ward) assign(id, who string, due time.Time) {
@@ -195,7 +137,7 @@ func TestOverdue(t *testing.T) {
 	w.expect("after three hours", all)
 
 	for range 2 { // sent back in the log, it states nothing twice and sets no timer
-		if err := w.Seek(t.Context(), care.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
+		if err := w.Bus().Seek(t.Context(), care.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
 			t.Fatal(err)
 		}
 		w.settle()
@@ -220,7 +162,7 @@ func TestOverdueRaces(t *testing.T) {
 	for _, id := range []string{"completed", "more-time", "given-on", "late"} {
 		w.assign(id, "ann", start.Add(time.Hour))
 	}
-	if err := w.Pause(t.Context(), care.Group, bus.Act{Reason: "so that the events wait"}); err != nil {
+	if err := w.Bus().Pause(t.Context(), care.Group, bus.Act{Reason: "so that the events wait"}); err != nil {
 		t.Fatal(err)
 	}
 	w.passes(time.Hour)
@@ -233,7 +175,7 @@ func TestOverdueRaces(t *testing.T) {
 	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Resume(t.Context(), care.Group, bus.Act{}); err != nil {
+	if err := w.Bus().Resume(t.Context(), care.Group, bus.Act{}); err != nil {
 		t.Fatal(err)
 	}
 	w.settle()

@@ -1,81 +1,43 @@
 package payer_test
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
-	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
-	"github.com/carebus/carebus/schema"
 	"github.com/carebus/carebus/services/payer"
 	"github.com/carebus/carebus/timer"
 )
 
-// office is where the payer works in these tests: a platform whose clock is moved by hand. Nobody runs its timers.
+// office is where the payer works in these tests: a platform whose clock is moved by hand.
 type office struct {
-	*bus.Bus
+	*carebus.Platform
 	t      *testing.T
+	clock  *carebustest.Clock
 	store  *eventstore.Store
 	timers *timer.Timers
-	micros atomic.Int64
 }
-
-func (o *office) Store() *eventstore.Store { return o.store }
-func (o *office) Timers() *timer.Timers    { return o.timers }
-func (o *office) now() time.Time           { return time.UnixMicro(o.micros.Load()).UTC() }
 
 func newOffice(t *testing.T) *office {
 	t.Helper()
-	o := &office{t: t}
-	o.micros.Store(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC).UnixMicro())
-	registry := schema.New()
-	for _, e := range catalog.Entries() {
-		p, err := registry.Propose(schema.Document{Type: e.Type, Version: e.Version, Schema: e.Schema})
-		if err = errors.Join(err, registry.Apply(p.Event)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	d, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "payer.db"), &sqlite.Options{Clock: o.now})
-	if err != nil {
+	p, clock := carebustest.OpenAt(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+	if err := payer.Join(t.Context(), p, payer.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	o.store = eventstore.New(d, &eventstore.Options{Admit: func(ctx context.Context, e *event.Event) error {
-		*e = registry.Complete(event.Complete(ctx, *e))
-		return registry.Validate(*e)
-	}})
-	t.Cleanup(func() { _ = o.store.Close() })
-	if o.timers, err = timer.Open(t.Context(), o.store, nil); err != nil {
-		t.Fatal(err)
-	}
-	if o.Bus, err = bus.New(t.Context(), o.store, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := payer.Join(t.Context(), o, payer.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- o.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return o
+	carebustest.Run(t, p)
+	return &office{p, t, clock, p.Store(), p.Timers()}
 }
+
+func (o *office) now() time.Time { return o.clock.Now() }
 
 // receives publishes events and waits until they are handled, and what followed from them.
 func (o *office) receives(events ...event.Event) {
@@ -85,25 +47,13 @@ func (o *office) receives(events ...event.Event) {
 			o.t.Fatal(err)
 		}
 	}
-	for before := []int64(nil); ; {
-		heads, err := o.store.Heads(o.t.Context())
-		if err = errors.Join(err, o.Idle(o.t.Context())); err != nil {
-			o.t.Fatal(err)
-		}
-		if slices.Equal(before, heads) {
-			return
-		}
-		before = heads
-	}
+	carebustest.Settle(o.t, o.Platform)
 }
 
 // passes lets time pass, fires what is due and waits until it is handled.
 func (o *office) passes(d time.Duration) {
 	o.t.Helper()
-	o.micros.Add(d.Microseconds())
-	if _, err := o.timers.Fire(o.t.Context()); err != nil {
-		o.t.Fatal(err)
-	}
+	o.clock.Jump(d)
 	o.receives()
 }
 
@@ -194,11 +144,11 @@ func TestDeadlines(t *testing.T) {
 		"PA2 reminder payer-review 03-03 09:00; PA3 escalation payer-supervisor 03-03 09:00; PA3 missed payer-supervisor 03-03 09:00; PA3 reminder payer-review 03-03 09:00")
 
 	before := o.said()
-	if err := o.Replay(t.Context(), payer.Group, bus.Beginning(), bus.End(), bus.Act{Reason: "once more"}); err != nil {
+	if err := o.Bus().Replay(t.Context(), payer.Group, bus.Beginning(), bus.End(), bus.Act{Reason: "once more"}); err != nil {
 		t.Fatal(err)
 	}
 	o.receives()
-	if err := o.Seek(t.Context(), payer.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
+	if err := o.Bus().Seek(t.Context(), payer.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
 		t.Fatal(err)
 	}
 	o.passes(240 * time.Hour)

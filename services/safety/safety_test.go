@@ -2,99 +2,50 @@ package safety_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
-	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/catalog/medication"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
 	"github.com/carebus/carebus/fhir"
-	"github.com/carebus/carebus/schema"
 	"github.com/carebus/carebus/services/safety"
 	"github.com/carebus/carebus/timer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// desk is where the service works in these tests: a platform whose clock is moved by hand. Nobody runs its timers.
+// desk is where the service works in these tests: a platform whose clock is moved by hand.
 type desk struct {
-	*bus.Bus
+	*carebus.Platform
 	t      testing.TB
+	clock  *carebustest.Clock
 	store  *eventstore.Store
 	timers *timer.Timers
-	micros atomic.Int64
 }
-
-func (d *desk) Store() *eventstore.Store { return d.store }
-func (d *desk) Timers() *timer.Timers    { return d.timers }
-func (d *desk) now() time.Time           { return time.UnixMicro(d.micros.Load()).UTC() }
 
 func newDesk(t testing.TB, now time.Time) *desk {
 	t.Helper()
-	d := &desk{t: t}
-	d.micros.Store(now.UnixMicro())
-	registry := schema.New()
-	for _, e := range catalog.Entries() {
-		p, err := registry.Propose(schema.Document{Type: e.Type, Version: e.Version, Schema: e.Schema})
-		if err = errors.Join(err, registry.Apply(p.Event)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, u := range catalog.Upcasters() {
-		if err := registry.AddUpcaster(u.Type, u.From, u.To, u.Func); err != nil {
-			t.Fatal(err)
-		}
-	}
-	engine, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "safety.db"), &sqlite.Options{Clock: d.now})
-	if err != nil {
+	p, clock := carebustest.OpenAt(t, now)
+	if err := safety.Join(t.Context(), p, safety.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	d.store = eventstore.New(engine, &eventstore.Options{Admit: func(ctx context.Context, e *event.Event) error {
-		*e = registry.Complete(event.Complete(ctx, *e))
-		return registry.Validate(*e)
-	}})
-	t.Cleanup(func() { _ = d.store.Close() })
-	if d.timers, err = timer.Open(t.Context(), d.store, nil); err != nil {
-		t.Fatal(err)
-	}
-	upcast := func(e event.Event, version string) (event.Event, error) {
-		major, err := strconv.Atoi(strings.Split(version, ".")[0])
-		if err != nil {
-			return e, err
-		}
-		return registry.Upcast(e, major)
-	}
-	if d.Bus, err = bus.New(t.Context(), d.store, &bus.Options{Upcast: upcast}); err != nil {
-		t.Fatal(err)
-	}
-	if err := safety.Join(t.Context(), d, safety.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return d
+	carebustest.Run(t, p)
+	return &desk{p, t, clock, p.Store(), p.Timers()}
 }
+
+func (d *desk) now() time.Time { return d.clock.Now() }
 
 // receives publishes events, together, and waits until they are handled.
 func (d *desk) receives(events ...event.Event) {
@@ -104,17 +55,8 @@ func (d *desk) receives(events ...event.Event) {
 			d.t.Fatal(err)
 		}
 	}
-	for before := []int64(nil); ; {
-		heads, err := d.store.Heads(d.t.Context())
-		if err = errors.Join(err, d.Idle(d.t.Context())); err != nil {
-			d.t.Fatal(err)
-		}
-		if slices.Equal(before, heads) {
-			break
-		}
-		before = heads
-	}
-	dead, err := d.DeadLetters(d.t.Context(), bus.Filter{}, 10)
+	carebustest.Settle(d.t, d.Platform)
+	dead, err := d.Bus().DeadLetters(d.t.Context(), bus.Filter{}, 10)
 	if err != nil || len(dead) > 0 {
 		d.t.Fatalf("parked: %+v, %v", dead, err)
 	}
@@ -123,16 +65,13 @@ func (d *desk) receives(events ...event.Event) {
 // until lets time pass, fires what is due and waits until it is handled.
 func (d *desk) until(at time.Time) {
 	d.t.Helper()
-	d.micros.Store(at.UnixMicro())
-	if _, err := d.timers.Fire(d.t.Context()); err != nil {
-		d.t.Fatal(err)
-	}
+	d.clock.Jump(at.Sub(d.now()))
 	d.receives()
 }
 
 func (d *desk) again() {
 	d.t.Helper()
-	if err := d.Seek(d.t.Context(), safety.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
+	if err := d.Bus().Seek(d.t.Context(), safety.Group, bus.Beginning(), bus.Act{Reason: "once more"}); err != nil {
 		d.t.Fatal(err)
 	}
 	d.until(d.now())
