@@ -290,7 +290,7 @@ func TestTimeline(t *testing.T) {
 			break
 		}
 		for _, m := range page {
-			if !last.At.IsZero() && m.At.After(last.At) || m.Type != "medication.prescription.created" || m.Source != "ehr" || m.CorrelationID == "" {
+			if !last.At.IsZero() && m.At.After(last.At) || m.Type != "medication.prescription.created" || m.Title != "Prescription created" || m.Source != "ehr" || m.CorrelationID == "" {
 				t.Errorf("%+v after %+v", m, last)
 			}
 			got, last = append(got, m.EventID), m

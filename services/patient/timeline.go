@@ -7,6 +7,7 @@ import (
 
 	"github.com/carebus/carebus/aggregate"
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/catalog"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/projection"
 )
@@ -44,6 +45,7 @@ type Moment struct {
 	At            time.Time `json:"at"` // when it happened, as its service says
 	EventID       string    `json:"eventId"`
 	Type          string    `json:"type"`
+	Title         string    `json:"title"` // what the catalog says of such events, in a few words; the type where it knows none
 	Source        string    `json:"source"`
 	CorrelationID string    `json:"correlationId"` // of the flow that it belongs to
 }
@@ -69,7 +71,10 @@ func TimelineOf(ctx context.Context, s *eventstore.Store, patientID string, befo
 			if err := rows.Scan(&at, &m.EventID, &m.Type, &m.Source, &m.CorrelationID); err != nil {
 				return err
 			}
-			m.At = time.UnixMilli(at).UTC()
+			m.At, m.Title = time.UnixMilli(at).UTC(), m.Type
+			if known, ok := catalog.Lookup(m.Type, ""); ok {
+				m.Title = known.Title
+			}
 			out = append(out, m)
 		}
 		return rows.Err()

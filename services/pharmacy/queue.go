@@ -22,7 +22,7 @@ const (
 )
 
 // Queue is the read model of a pharmacy's work: prescriptions that may be filled and were not handed over yet.
-var Queue = projection.Define("pharmacy-queue", 1,
+var Queue = projection.Define("pharmacy-queue", 2,
 	projection.Tables(
 		`CREATE TABLE {pharmacy_queue} (prescription_id TEXT PRIMARY KEY, pharmacy_id TEXT NOT NULL, patient_id TEXT NOT NULL, medication TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL, since BIGINT NOT NULL, pickup_by BIGINT NOT NULL)`,
 		`CREATE INDEX {pharmacy_queue_work} ON {pharmacy_queue} (pharmacy_id, stage, since)`),
@@ -50,6 +50,10 @@ var Queue = projection.Define("pharmacy-queue", 1,
 			by = e.Payload.PickupBy.UnixMilli()
 		}
 		_, err := tx.Exec(`UPDATE {pharmacy_queue} SET stage = $1, since = $2, pickup_by = $3 WHERE prescription_id = $4`, string(StagePickup), e.Timestamp, by, e.Payload.PrescriptionID)
+		return err
+	}),
+	projection.On(medication.PrescriptionReturnedV1, func(_ context.Context, tx projection.Tx, e event.Of[medication.PrescriptionReturned]) error {
+		_, err := tx.Exec(`UPDATE {pharmacy_queue} SET stage = $1, reason = $2, since = $3, pickup_by = 0 WHERE prescription_id = $4`, string(StageHold), string(e.Payload.Reason), e.Timestamp, e.Payload.PrescriptionID)
 		return err
 	}),
 	projection.On(medication.FulfillmentFailedV1, func(_ context.Context, tx projection.Tx, e event.Of[medication.FulfillmentFailed]) error {
