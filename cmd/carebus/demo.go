@@ -354,13 +354,13 @@ func (a *app) explore(watch *demoWatch, r demoReport) []string {
 	if id := watch.show(); id != "" {
 		out = append(out, "carebus flow "+id, "carebus flow --mermaid "+id)
 	}
-	out = append(out, "carebus tail --from beginning 'priorauth.**'", "carebus group list")
+	out = append(out, "carebus tail --from beginning 'priorauth.**'", "carebus group list", "carebus projection list", "carebus saga list --status failed")
 	if len(r.Parked) > 0 {
 		d := r.Parked[0]
 		out = append(out, "carebus dlq list", fmt.Sprintf("carebus dlq show %s %s", d.Group, d.Key), "carebus flow "+d.EventID,
 			"carebus demo --mended --for 2s   # the service learns of the plan: what is parked completes")
 	}
-	return append(out, "carebus verify")
+	return append(out, "carebus audit")
 }
 
 func (a *app) printDemo(w io.Writer, r demoReport) error {

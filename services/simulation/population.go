@@ -34,7 +34,7 @@ var (
 		{"314076", "99999-0001-30", "Lisinopril 10 MG Oral Tablet", "tablet", 30, 30, []condition{{"59621000", "Essential hypertension"}}, 2},
 		{"860975", "99999-0002-60", "Metformin hydrochloride 500 MG Oral Tablet", "tablet", 60, 30, []condition{{"44054006", "Type 2 diabetes mellitus"}}, 2},
 		{"617312", "99999-0003-30", "Atorvastatin 20 MG Oral Tablet", "tablet", 30, 30, []condition{{"55822004", "Hyperlipidemia"}}, 2},
-		{"308182", "99999-0004-21", "Amoxicillin 250 MG Oral Capsule", "capsule", 21, 7, []condition{{"444814009", "Viral sinusitis"}}, 0.7},
+		{"308182", "99999-0004-21", "Amoxicillin 250 MG Oral Capsule", "capsule", 21, 7, []condition{{"444814009", "Viral sinusitis"}}, 0.5},
 	}
 	asked = []drug{
 		{"896209", "99999-0005-01", "Fluticasone propionate 0.25 MG / salmeterol 0.05 MG Dry Powder Inhaler", "inhaler", 1, 30,
