@@ -53,9 +53,9 @@ func newBenchCommand(a *app) *cobra.Command {
 	var c benchConfig
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure this machine: publish, consume, load and replay, each beside the raw engine",
-		Long: `Measures durable publishing with validation, consuming, aggregate appends and loads, and replay on a fresh store in a
-temporary folder, each beside what the engine does without carebus in the same run. Quote the ratios: machines differ
+		Short: "Measure this machine: publish, consume, load, replay, commands, sagas, projections, each beside the raw engine",
+		Long: `Measures durable publishing with validation, consuming, appends to streams and loads, replay, commands, sagas, read models
+and their rebuild on a fresh store in a temporary folder, each beside what the engine does without carebus in the same run. Quote the ratios: machines differ
 and are noisy. With --fill the store first gets that many events, to see whether size matters.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -155,6 +155,7 @@ func runBench(ctx context.Context, c benchConfig, say func(string)) (report *ben
 	}
 	for _, m := range []func(context.Context) error{
 		b.publishOne, b.publish64, b.publish256, b.publishBatch, b.consumeNothing, b.consumeTx, b.aggregate, b.load, b.replay,
+		b.commands, b.sagas, b.projections,
 	} {
 		if err := m(ctx); err != nil {
 			return nil, err

@@ -63,6 +63,11 @@ func (r *rawStore) close() error {
 
 // commit inserts n records in one durable transaction. With streams the records are ten to a stream.
 func (r *rawStore) commit(ctx context.Context, e event.Event, n int, streams bool) error {
+	return r.commitWith(ctx, e, n, streams, nil)
+}
+
+// commitWith is commit with something else in the transaction.
+func (r *rawStore) commitWith(ctx context.Context, e event.Event, n int, streams bool, also func() error) error {
 	if _, err := r.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -78,6 +83,11 @@ func (r *rawStore) commit(ctx context.Context, e event.Event, n int, streams boo
 			return err
 		}
 		r.next++
+	}
+	if also != nil {
+		if err := also(); err != nil {
+			return err
+		}
 	}
 	_, err := r.conn.ExecContext(ctx, "COMMIT")
 	return err

@@ -91,3 +91,21 @@ func audited(t *testing.T, r audit.Report) {
 		t.Errorf("%d rules", len(r.Checks))
 	}
 }
+
+// TestBenchPatterns: the measures check what they have measured, and name what they compare with.
+func TestBenchPatterns(t *testing.T) {
+	for _, only := range []string{"commands", "sagas", "projection"} {
+		var r benchReport
+		if err := json.Unmarshal([]byte(carebusOK(t, "bench", "--events", "3000", "--only", only, "-o", "json")), &r); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Results) == 0 {
+			t.Errorf("no measure of %s", only)
+		}
+		for _, p := range r.Results {
+			if p.Rate <= 0 || p.Raw <= 0 || p.Ratio != p.Rate/p.Raw {
+				t.Errorf("%+v", p)
+			}
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/aggregate"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/projection"
+	"github.com/carebus/carebus/saga"
+)
+
+// benchMember is a platform with a bus of its own, so that what one measure has joined is not run in the next.
+type benchMember struct {
+	*bus.Bus
+	p *carebus.Platform
+}
+
+func (m benchMember) Store() *eventstore.Store { return m.p.Store() }
+func (m benchMember) Upcast(e event.Event, version string) (event.Event, error) {
+	return m.p.Upcast(e, version)
+}
+
+func (b *bench) member(ctx context.Context) (benchMember, error) {
+	bb, err := bus.New(ctx, b.p.Store(), nil)
+	return benchMember{bb, b.p}, err
+}
+
+// while does something while the member's groups run.
+func (m benchMember) while(ctx context.Context, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	err := do(ctx)
+	cancel()
+	return errors.Join(err, <-done)
+}
+
+// atOnce does n things, some at a time.
+func atOnce(some, n int, do func(i int) error) error {
+	var wg sync.WaitGroup
+	errs := make([]error, some)
+	for w := range errs {
+		wg.Go(func() {
+			for i := w; i < n && errs[w] == nil; i += len(errs) {
+				errs[w] = do(i)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+type benchEntity struct{ Fills int }
+
+var benchEntities = aggregate.Define("bench.entity", aggregate.On(event.Define[struct{}](benchType, "2.0.0"), func(s *benchEntity, _ event.Of[struct{}]) { s.Fills++ }))
+
+// commands measures commands on entities that are at work: each has carried out some already. A command loads, decides,
+// validates and appends one event; its state is checked at the end.
+func (b *bench) commands(ctx context.Context) error {
+	const benchers = 256
+	const name = "commands on entities, 256 at once"
+	if !b.wants(name) {
+		return nil
+	}
+	const entities = 2000
+	rounds := max(1, b.c.events/entities)
+	decide := func(key string) aggregate.Decide[benchEntity] {
+		return func(benchEntity) ([]event.Event, error) { return []event.Event{benchEvent(key)}, nil }
+	}
+	command := func(i int) error {
+		key := benchKey(i % entities)
+		_, err := benchEntities.Update(ctx, b.p, key, decide(key))
+		return err
+	}
+	if err := atOnce(benchers, entities, command); err != nil { // they are known now
+		return err
+	}
+	raw, _, err := b.raw.inserts(ctx, benchEvent(benchKey(1)), rounds*entities, benchers, true)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := atOnce(benchers, rounds*entities, command); err != nil {
+		return err
+	}
+	rate := float64(rounds*entities) / time.Since(begin).Seconds()
+	for _, i := range []int{0, entities - 1} {
+		s, err := benchEntities.Load(ctx, b.p, benchKey(i))
+		if err != nil || s.State.Fills < rounds+1 {
+			return errors.Join(err, fmt.Errorf("%s: entity %d has %d events, want %d", name, i, s.State.Fills, rounds+1))
+		}
+	}
+	b.add(benchPoint{Name: name, Rate: rate, Raw: raw, Ratio: rate / raw, Aim: "≥ 20 k/s"})
+	return nil
+}
+
+type benchOrder struct {
+	ID string `json:"id"`
+}
+
+// sagas measures sagas of five durable steps, from start to end. Raw is what one of them stores, and nothing else: seven
+// events (started, five steps, completed) and seven upserts (five effects, the instance's row twice).
+func (b *bench) sagas(ctx context.Context) error {
+	const name = "sagas of 5 steps"
+	if !b.wants(name) {
+		return nil
+	}
+	n := max(500, b.c.events/10)
+	raw, err := b.raw.sagas(ctx, benchEvent(benchKey(1)), n)
+	if err != nil {
+		return err
+	}
+	if err := b.p.Store().Migrate(ctx, "bench-sagas", `CREATE TABLE bench_saga (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`); err != nil {
+		return err
+	}
+	note := func(_ context.Context, tx bus.Tx, s *benchOrder) error {
+		_, err := tx.Exec(`INSERT INTO bench_saga (k, n) VALUES ($1, 1) ON CONFLICT (k) DO UPDATE SET n = bench_saga.n + 1`, s.ID)
+		return err
+	}
+	step := func(name string) saga.Step[benchOrder] { return saga.Do(name, note).Compensate(note) }
+	def := saga.Define("bench", 1, step("verify"), step("reserve"), step("claim"), step("fill"), step("notify"))
+	m, err := b.member(ctx)
+	if err != nil {
+		return err
+	}
+	if err := saga.Register(ctx, m, def); err != nil {
+		return err
+	}
+	run := event.NewID()
+	var rate float64
+	err = m.while(ctx, func(ctx context.Context) error {
+		if err := m.Idle(ctx); err != nil { // behind everything that was stored before
+			return err
+		}
+		begin := time.Now()
+		err := atOnce(64, n, func(i int) error {
+			id := fmt.Sprint(run, "-", i)
+			return def.Start(ctx, b.p.Store(), id, benchOrder{ID: id})
+		})
+		for done := 0; err == nil && done < n; {
+			tick := b.p.Store().Tick()
+			var counts map[int]map[saga.Status]int
+			if counts, err = saga.Count(ctx, b.p.Store(), "bench"); err != nil {
+				break
+			}
+			if done = counts[1][saga.Completed]; done < n {
+				_, err = b.p.Store().Wait(ctx, tick)
+			}
+		}
+		rate = float64(n) / time.Since(begin).Seconds()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var effects int
+	err = b.p.Store().View(ctx, func(q eventstore.Querier) error {
+		return q.QueryRowContext(ctx, `SELECT COALESCE(SUM(n), 0) FROM bench_saga`).Scan(&effects)
+	})
+	if err != nil || effects != 5*n {
+		return errors.Join(err, fmt.Errorf("%s: %d effects of %d sagas, want %d", name, effects, n, 5*n))
+	}
+	b.add(benchPoint{Name: name, Rate: rate, Raw: raw, Ratio: rate / raw, Aim: "≥ 2 k/s"})
+	return nil
+}
+
+// sagas measures the storing alone, 32 sagas in one transaction.
+func (r *rawStore) sagas(ctx context.Context, e event.Event, n int) (float64, error) {
+	const together, events = 32, 7
+	st, err := r.conn.PrepareContext(ctx, `INSERT INTO raw_effect (k, n) VALUES (?, 1) ON CONFLICT (k) DO UPDATE SET n = n + 1`)
+	if err != nil {
+		return 0, err
+	}
+	defer st.Close()
+	begin := time.Now()
+	for done := 0; done < n; done += together {
+		err := r.commitWith(ctx, e, together*events, true, func() error {
+			for i := range together * events {
+				if _, err := st.ExecContext(ctx, fmt.Sprint("saga-", done+i/events)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return float64(n) / time.Since(begin).Seconds(), nil
+}
+
+// projections measures a read model with one upsert for each event: kept up to date by a group that has everything before
+// it, and built anew beside the live one. What the two have is compared.
+func (b *bench) projections(ctx context.Context) error {
+	const live, rebuild = "projection, one upsert per event", "projection, rebuilt beside the live one"
+	if !b.wants(live) && !b.wants(rebuild) {
+		return nil
+	}
+	def := projection.Define("bench-fills", 1,
+		projection.Tables(`CREATE TABLE {bench_fills} (k TEXT PRIMARY KEY, n BIGINT NOT NULL, last BIGINT NOT NULL)`),
+		projection.OnRecord(benchType, func(_ context.Context, tx projection.Tx, r eventstore.Record) error {
+			_, err := tx.Exec(`INSERT INTO {bench_fills} (k, n, last) VALUES ($1, 1, $2) ON CONFLICT (k) DO UPDATE SET n = {bench_fills}.n + 1, last = excluded.last`, r.PartitionKey, r.Timestamp)
+			return err
+		}))
+	m, err := b.member(ctx)
+	if err != nil {
+		return err
+	}
+	if err := projection.Register(ctx, m, def); err != nil {
+		return err
+	}
+	types, err := b.p.Store().Types(ctx)
+	if err != nil {
+		return err
+	}
+	total := types[benchType]
+	for ; total < int64(b.c.events); total += 1000 {
+		events := make([]event.Event, 1000)
+		for i := range events {
+			events[i] = benchEvent(benchKey(int(b.next.Add(1))))
+		}
+		if _, err := b.p.PublishBatch(ctx, events); err != nil {
+			return err
+		}
+	}
+	raw, err := b.raw.effects(ctx, int(min(total, int64(2*b.c.events))), 500)
+	if err != nil {
+		return err
+	}
+	return m.while(ctx, func(ctx context.Context) error {
+		begin := time.Now()
+		if err := m.Idle(ctx); err != nil {
+			return err
+		}
+		rate := float64(total) / time.Since(begin).Seconds()
+		b.add(benchPoint{Name: live, Rate: rate, Raw: raw, Ratio: rate / raw, Aim: "≥ 40 k/s"})
+		begin = time.Now()
+		if err := projection.Rebuild(ctx, m, def, bus.Act{Actor: "bench", Reason: "measured"}, nil); err != nil {
+			return err
+		}
+		rate = float64(total) / time.Since(begin).Seconds()
+		b.add(benchPoint{Name: rebuild, Rate: rate, Raw: raw, Ratio: rate / raw})
+		found, err := projection.Check(ctx, m, def, nil)
+		if err != nil || len(found) > 0 {
+			return errors.Join(err, fmt.Errorf("%s: differs from its rebuild: %+v", live, found))
+		}
+		var n int64
+		err = b.p.Store().View(ctx, func(q eventstore.Querier) error {
+			return q.QueryRowContext(ctx, `SELECT COALESCE(SUM(n), 0) FROM bench_fills`).Scan(&n)
+		})
+		if err != nil || n != total {
+			return errors.Join(err, fmt.Errorf("%s: %d of %d events were applied", live, n, total))
+		}
+		return nil
+	})
+}
