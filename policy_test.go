@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	// They stand for people and for those who look over everybody's shoulder.
 	"services/simulation": {"", "event", "eventstore", "bus", "aggregate", "catalog", "catalog/*", "services/*"},
 	"services/audit":      {"", "event", "eventstore", "aggregate", "projection", "catalog", "catalog/*", "services/*"},
-	"flow":                {"event", "eventstore"},
+	"flow":                {"event", "eventstore", "bus"},
 	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
 	"cmd/carebus":         nil, // anything
 }

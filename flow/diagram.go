@@ -1,5 +1,7 @@
 package flow
 
+import "slices"
+
 // diagram is a flow as a sequence of steps between participants: what every drawing of it shows, in order.
 type diagram struct {
 	participants []string // services in order of appearance, then the groups that failed
@@ -20,6 +22,8 @@ const (
 	message     stepKind = iota // an event, and a service that reacted to it
 	failed                      // an event, and a group that failed on it
 	local                       // an event that nobody reacted to
+	work                        // a step that a saga has done by itself
+	handled                     // the groups that have handled an event, and those for which it waits
 	lostFailure                 // a failure whose event is not in the diagram
 	across                      // something that concerns all: a pause, or that there is more
 )
@@ -39,7 +43,7 @@ func (f *Flow) diagram(opts Options) diagram {
 	}
 	for _, e := range drawn {
 		if e.Failure == nil {
-			participant(e.Source)
+			participant(e.lifeline())
 		}
 	}
 	for i, e := range drawn {
@@ -63,9 +67,14 @@ func (f *Flow) diagram(opts Options) diagram {
 			}
 			continue
 		}
-		from := participant(e.Source)
+		from := participant(e.lifeline())
 		consumers := f.consumers(i, len(drawn))
-		if len(consumers) == 0 {
+		switch {
+		case e.Work != nil:
+			d.steps = append(d.steps, step{kind: work, from: from, to: from, text: workText(e.Work), atMs: e.AtMs})
+			// What a saga does next is its next step, not an answer to itself.
+			consumers = slices.DeleteFunc(consumers, func(c consumer) bool { return c.failure == nil && c.lifeline == e.lifeline() })
+		case len(consumers) == 0:
 			d.steps = append(d.steps, step{kind: local, from: from, text: e.Type, atMs: e.AtMs})
 		}
 		for _, c := range consumers {
@@ -73,9 +82,12 @@ func (f *Flow) diagram(opts Options) diagram {
 			if c.failure != nil {
 				s.kind, s.to, s.detail = failed, participant(groupName(c.failure)), failureText(c.failure)
 			} else {
-				s.to = participant(c.source)
+				s.to = participant(c.lifeline)
 			}
 			d.steps = append(d.steps, s)
+		}
+		if text := handlingText(&e); text != "" && !told(&e, consumers) {
+			d.steps = append(d.steps, step{kind: handled, from: from, text: text, atMs: e.AtMs})
 		}
 	}
 	if more := len(f.Events) - len(drawn); more > 0 && len(d.participants) > 0 {
@@ -85,8 +97,14 @@ func (f *Flow) diagram(opts Options) diagram {
 }
 
 type consumer struct {
-	source  string
-	failure *Failure
+	lifeline string
+	failure  *Failure
+}
+
+// told reports whether an arrow says already which group has handled an event: the one group that wants it and the one
+// that reacted are the same.
+func told(e *Event, consumers []consumer) bool {
+	return len(e.HandledBy) == 1 && len(e.WaitingFor) == 0 && len(consumers) == 1 && consumers[0].failure == nil
 }
 
 // consumers are the services that reacted to event i, once each, in order, and the groups that failed on it.
@@ -99,9 +117,9 @@ func (f *Flow) consumers(i, drawn int) []consumer {
 		case n >= drawn:
 		case e.Failure != nil:
 			out = append(out, consumer{failure: e.Failure})
-		case !seen[e.Source]:
-			seen[e.Source] = true
-			out = append(out, consumer{source: e.Source})
+		case !seen[e.lifeline()]:
+			seen[e.lifeline()] = true
+			out = append(out, consumer{lifeline: e.lifeline()})
 		}
 	}
 	return out

@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +41,9 @@ type Event struct {
 	Effects     []int     `json:"effects"`    // indexes of the events that name it as their cause
 	Orphan      bool      `json:"orphan,omitempty"`
 	Failure     *Failure  `json:"failure,omitempty"`
+	Work        *Work     `json:"work,omitempty"`
+	HandledBy   []string  `json:"handledBy,omitempty"`  // groups that want the event and are past it
+	WaitingFor  []string  `json:"waitingFor,omitempty"` // groups that want it and are not, or have parked its key
 }
 
 // Failure is what a platform.key.parked or platform.key.skipped event says: a group failed on the event's cause.
@@ -64,7 +68,10 @@ type Reaction struct {
 // order they were recorded, as eventstore.Store.Correlation gives them. A second record with the same event id is left
 // out. Causes that form a circle, which only a hand-made event can do, are cut at the circle's first event, which then
 // counts as an orphan. Build of no records is an empty flow.
-func Build(records []eventstore.Record) *Flow {
+//
+// Given the groups, as ReadGroups reads them, the flow also says which of them have handled each event and for which it
+// waits. A group that began later than the event, or was sent past it, counts as one that has handled it.
+func Build(records []eventstore.Record, groups ...Group) *Flow {
 	f := &Flow{Services: []string{}, Events: make([]Event, 0, len(records)), Reactions: []Reaction{}}
 	index := make(map[string]int, len(records))
 	services := map[string]bool{}
@@ -80,7 +87,7 @@ func Build(records []eventstore.Record) *Flow {
 			EventID: r.ID, Type: r.Type, Source: r.Source, Version: r.Version, CausationID: r.CausationID,
 			Key: r.PartitionKey, Partition: r.Partition, Offset: r.Offset,
 			Timestamp: r.Time(), RecordedAt: r.RecordedAt.UTC(), AtMs: millis(r.RecordedAt.Sub(f.Start)),
-			Cause: -1, Effects: []int{}, Failure: failureOf(r),
+			Cause: -1, Effects: []int{}, Failure: failureOf(r), Work: workOf(r),
 		})
 		if !services[r.Source] {
 			services[r.Source] = true
@@ -98,6 +105,7 @@ func Build(records []eventstore.Record) *Flow {
 	}
 	f.cutCircles()
 	f.link()
+	f.handling(groups)
 	return f
 }
 
@@ -219,6 +227,8 @@ func (f *Flow) pauseBefore(i int, least time.Duration) (float64, bool) {
 	p := f.Events[i].AtMs - f.Events[i-1].AtMs
 	return p, p >= millis(least)
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 

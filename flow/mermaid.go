@@ -10,7 +10,7 @@ import (
 
 // WriteMermaid draws the flow as a Mermaid sequenceDiagram: a participant for each service in order of appearance, an
 // arrow for each event to each service that reacted to it, a note for an event that nobody reacted to, a crossed arrow
-// to the group that failed on an event. Every name and text is escaped, so that no value can become syntax. o may be nil.
+// to the group that failed on an event, an arrow from a saga to itself for a step, a note of the groups where Build was given any. Every name and text is escaped, so that no value can become syntax. o may be nil.
 func (f *Flow) WriteMermaid(w io.Writer, o *Options) error {
 	d := f.diagram(o.orDefault())
 	var b strings.Builder
@@ -21,12 +21,14 @@ func (f *Flow) WriteMermaid(w io.Writer, o *Options) error {
 	}
 	for _, s := range d.steps {
 		switch s.kind {
-		case message:
+		case message, work:
 			fmt.Fprintf(&b, "    p%d->>p%d: %s\n", s.from+1, s.to+1, escapeMermaid(s.text+" +"+span(s.atMs)))
 		case failed:
 			fmt.Fprintf(&b, "    p%d-xp%d: %s\n", s.from+1, s.to+1, escapeMermaid(s.text+" "+s.detail))
 		case local:
 			fmt.Fprintf(&b, "    Note over p%d: %s\n", s.from+1, escapeMermaid(s.text+" +"+span(s.atMs)))
+		case handled:
+			fmt.Fprintf(&b, "    Note over p%d: %s\n", s.from+1, escapeMermaid(s.text))
 		case lostFailure:
 			fmt.Fprintf(&b, "    Note over p%d: %s\n", s.from+1, escapeMermaid("+"+span(s.atMs)+" "+s.detail))
 		case across:

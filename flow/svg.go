@@ -65,18 +65,22 @@ func (f *Flow) WriteSVG(w io.Writer, o *Options) error {
 	return err
 }
 
-func styles(t Theme) string {
-	colours := "svg{" + lightColours + "}"
+func styles(t Theme) string { return colours(t) + diagramStyles }
+
+const diagramStyles = `text{font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:var(--text);text-anchor:middle}` +
+	`.ground{fill:var(--ground)}.life{stroke:var(--line);stroke-dasharray:3 4}.box{fill:var(--box);stroke:var(--edge)}.name{font-weight:600}` +
+	`.time{fill:var(--quiet);text-anchor:end}.arrow{stroke:var(--arrow);stroke-width:1.5;fill:none;marker-end:url(#head)}.arrowhead{fill:var(--arrow)}` +
+	`.fail{stroke:var(--fail);stroke-width:1.5;fill:none}.failtext{fill:var(--fail)}.note{fill:var(--note);stroke:var(--line)}.work{fill:var(--ground);stroke:var(--edge)}.gap{stroke:var(--quiet);stroke-dasharray:1 5}.gaptext{fill:var(--quiet)}`
+
+func colours(t Theme) string {
+	out := "svg{" + lightColours + "}"
 	switch t {
 	case ThemeDark:
-		colours = "svg{" + darkColours + "}"
+		out = "svg{" + darkColours + "}"
 	case ThemeAuto:
-		colours += "@media (prefers-color-scheme:dark){svg{" + darkColours + "}}"
+		out += "@media (prefers-color-scheme:dark){svg{" + darkColours + "}}"
 	}
-	return colours + `text{font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:var(--text);text-anchor:middle}` +
-		`.ground{fill:var(--ground)}.life{stroke:var(--line);stroke-dasharray:3 4}.box{fill:var(--box);stroke:var(--edge)}.name{font-weight:600}` +
-		`.time{fill:var(--quiet);text-anchor:end}.arrow{stroke:var(--arrow);stroke-width:1.5;fill:none;marker-end:url(#head)}.arrowhead{fill:var(--arrow)}` +
-		`.fail{stroke:var(--fail);stroke-width:1.5;fill:none}.failtext{fill:var(--fail)}.note{fill:var(--note);stroke:var(--line)}.gap{stroke:var(--quiet);stroke-dasharray:1 5}.gaptext{fill:var(--quiet)}`
+	return out
 }
 
 type svg struct {
@@ -88,7 +92,7 @@ type svg struct {
 func (s svg) x(i int) int { return svgMargin + svgGutter + svgColumn*i + svgColumn/2 }
 
 func (s svg) step(st step, y int) {
-	if st.kind != across {
+	if st.kind != across && st.kind != handled {
 		fmt.Fprintf(s.b, `<text class="time" x="%d" y="%d">+%s</text>`+"\n", svgMargin+svgGutter-8, y+4, plain(span(st.atMs)))
 	}
 	from, to := s.x(st.from), s.x(st.to)
@@ -105,10 +109,19 @@ func (s svg) step(st step, y int) {
 		fmt.Fprintf(s.b, `<line class="fail" x1="%d" y1="%d" x2="%d" y2="%d"/><path class="fail" d="M%d %d l10 10 m0 -10 l-10 10"/>`+"\n", from, y, to, y, to-5, y-5)
 		s.label("failtext", (from+to)/2, y-6, st.text, abs(to-from)-2*svgPadding)
 		s.label("failtext", (from+to)/2, y+14, st.detail, abs(to-from)-2*svgPadding)
-	case local, lostFailure:
+	case work:
+		// The arrow back to itself stands at the left end, so that the text has the width of the column.
+		width := svgColumn - 2*svgPadding
+		fmt.Fprintf(s.b, `<rect class="work" x="%d" y="%d" width="%d" height="22" rx="11"/>`+"\n", from-width/2, y-11, width)
+		fmt.Fprintf(s.b, `<path class="arrow" d="M%d %d h12 v8 h-10"/>`+"\n", from-width/2+8, y-4)
+		s.label("", from+8, y+4, st.text, width-40)
+	case local, lostFailure, handled:
 		text, class := st.text, ""
-		if st.kind == lostFailure {
+		switch st.kind {
+		case lostFailure:
 			text, class = st.detail, "failtext"
+		case handled:
+			class = "gaptext"
 		}
 		width := svgColumn - 2*svgPadding
 		fmt.Fprintf(s.b, `<rect class="note" x="%d" y="%d" width="%d" height="22" rx="4"/>`+"\n", from-width/2, y-11, width)

@@ -96,6 +96,12 @@ func (t *tree) add(v visit) {
 		}
 		notes = append(notes, clean(text))
 	}
+	if e.Work != nil {
+		notes = append(notes, clean(workText(e.Work)))
+	}
+	if text := handlingText(e); text != "" {
+		notes = append(notes, clean(text))
+	}
 	if pause, ok := t.flow.pauseBefore(v.event, t.opts.Pause); ok {
 		notes = append(notes, "after a pause of "+span(pause))
 	}

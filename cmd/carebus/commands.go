@@ -23,6 +23,7 @@ func (a *app) commands() []*cobra.Command {
 		newStateCommand(a),
 		newStreamCommand(a),
 		newTailCommand(a),
+		newTopologyCommand(a),
 		newVerifyCommand(a),
 		newVersionCommand(a),
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/flow"
 )
@@ -17,7 +18,7 @@ import (
 const maxFlow = 20_000
 
 func newFlowCommand(a *app) *cobra.Command {
-	var mermaid, svg, all, reveal bool
+	var mermaid, svg, all, groups, reveal bool
 	var theme string
 	var limit int
 	cmd := &cobra.Command{
@@ -26,7 +27,7 @@ func newFlowCommand(a *app) *cobra.Command {
 		Long: `Draws the flow of a correlation id, or of the event with the given id: as a tree of causes, or with --mermaid as a
 sequence diagram in Mermaid or with --svg in SVG, from what the store really holds. Payloads are never shown. The error texts of
 failed handlers may hold protected values, and are masked. The saga engine's own account of steps that went well is left
-out, unless --all is given.`,
+out, unless --all is given. --groups says which consumer groups are past each event, and for which it waits.`,
 		Example: `carebus flow 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001
   carebus flow --mermaid 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.mmd
   carebus flow --svg 0198c9e2-7a51-7c3e-9d0a-6a2f1c7be001 > flow.svg`,
@@ -38,18 +39,25 @@ out, unless --all is given.`,
 			if mermaid && a.json() || svg && a.json() || mermaid && svg {
 				return usagef("--mermaid, --svg and -o json are forms of the same; give one")
 			}
-			colours, ok := map[string]flow.Theme{"auto": flow.ThemeAuto, "light": flow.ThemeLight, "dark": flow.ThemeDark}[theme]
-			if !ok {
-				return usagef("--theme %s: give auto, light or dark", theme)
+			colours, err := themeOf(theme)
+			if err != nil {
+				return err
 			}
 			return a.with(cmd, reading(), func(ctx context.Context, p *carebus.Platform) error {
-				f, more, err := readFlow(ctx, p, args[0], all, reveal)
+				records, more, err := readFlow(ctx, p, args[0], all, reveal)
 				if err != nil {
 					return err
+				}
+				var known []flow.Group
+				if groups {
+					if known, err = readGroups(ctx, p); err != nil {
+						return err
+					}
 				}
 				if more {
 					fmt.Fprintf(cmd.ErrOrStderr(), "only the first %d events of the flow were read\n", maxFlow)
 				}
+				f := flow.Build(records, known...)
 				w, o := cmd.OutOrStdout(), &flow.Options{Limit: limit, Theme: colours}
 				switch {
 				case a.json():
@@ -69,13 +77,23 @@ out, unless --all is given.`,
 	cmd.Flags().StringVar(&theme, "theme", "auto", "colours of the SVG: auto, light or dark")
 	cmd.Flags().IntVar(&limit, "limit", 200, "draw at most so many events (-o json has all)")
 	cmd.Flags().BoolVar(&all, "all", false, "show the saga engine's events too")
+	cmd.Flags().BoolVar(&groups, "groups", false, "show which groups have handled each event, and which have it before them")
 	cmd.Flags().BoolVar(&reveal, "reveal", false, "show the error texts of failures")
 	return cmd
 }
 
-// readFlow reads the flow with this correlation id, or of the event with this id.
-func readFlow(ctx context.Context, p *carebus.Platform, id string, all, reveal bool) (f *flow.Flow, more bool, err error) {
-	records, err := p.Store().Correlation(ctx, id, time.Time{}, maxFlow+1)
+// readGroups reads how far every group has come.
+func readGroups(ctx context.Context, p *carebus.Platform) ([]flow.Group, error) {
+	b, err := bus.New(ctx, p.Store(), nil) // a read-only platform has none
+	if err != nil {
+		return nil, err
+	}
+	return flow.ReadGroups(ctx, p.Store(), b)
+}
+
+// readFlow reads the records of the flow with this correlation id, or of the event with this id.
+func readFlow(ctx context.Context, p *carebus.Platform, id string, all, reveal bool) (records []eventstore.Record, more bool, err error) {
+	records, err = p.Store().Correlation(ctx, id, time.Time{}, maxFlow+1)
 	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
 		return nil, false, err
 	}
@@ -101,5 +119,5 @@ func readFlow(ctx context.Context, p *carebus.Platform, id string, all, reveal b
 	if !all {
 		records = flow.Without(records, flow.Bookkeeping)
 	}
-	return flow.Build(records), more, nil
+	return records, more, nil
 }

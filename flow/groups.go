@@ -1,0 +1,86 @@
+package flow
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/eventstore"
+)
+
+// Group is a consumer group: what it wants, and how far it has come.
+type Group struct {
+	Status    bus.GroupStatus
+	Positions bus.Positions
+}
+
+// ReadGroups returns every group that has ever run on the store, by name. It reads the groups' own tables, not the log.
+func ReadGroups(ctx context.Context, store *eventstore.Store, b *bus.Bus) ([]Group, error) {
+	all, err := b.Groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Group, len(all))
+	err = store.View(ctx, func(q eventstore.Querier) error {
+		for i, s := range all {
+			p, err := bus.ReadPositions(ctx, q, s.Name, store.Partitions())
+			if err != nil {
+				return err
+			}
+			out[i] = Group{s, p}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// wants reports whether the group has a handler for a type of event.
+func (g *Group) wants(eventType string) bool {
+	return slices.ContainsFunc(g.Status.Patterns, func(p string) bool { return bus.Matches(p, eventType) })
+}
+
+// passed reports whether the group is done with an event that it wants: its checkpoint lies behind the event, and the
+// event's key is not parked at it or before it.
+func (g *Group) passed(partition int, offset int64, key string) bool {
+	if partition < 0 || partition >= len(g.Positions.Next) || offset >= g.Positions.Next[partition] {
+		return false
+	}
+	head, parked := g.Positions.Parked[bus.ParkedAt{Partition: partition, Key: key}]
+	return !parked || offset < head
+}
+
+// handling says of every event which of the groups have handled it, and for which it waits.
+func (f *Flow) handling(groups []Group) {
+	for i := range f.Events {
+		e := &f.Events[i]
+		gaveUp := map[string]bool{}
+		for _, n := range e.Effects {
+			if x := f.Events[n].Failure; x != nil && x.Skipped {
+				gaveUp[x.Group] = true
+			}
+		}
+		for g := range groups {
+			name := groups[g].Status.Name
+			switch {
+			case !groups[g].wants(e.Type) || gaveUp[name]:
+			case groups[g].passed(e.Partition, e.Offset, e.Key):
+				e.HandledBy = append(e.HandledBy, name)
+			default:
+				e.WaitingFor = append(e.WaitingFor, name)
+			}
+		}
+	}
+}
+
+// handlingText is what a drawing says of the groups of an event; empty when nothing is known.
+func handlingText(e *Event) string {
+	var parts []string
+	if len(e.HandledBy) > 0 {
+		parts = append(parts, "handled by: "+strings.Join(e.HandledBy, ", "))
+	}
+	if len(e.WaitingFor) > 0 {
+		parts = append(parts, "waiting: "+strings.Join(e.WaitingFor, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
