@@ -70,7 +70,7 @@ func (b *bench) commands(ctx context.Context) error {
 	if !b.wants(name) {
 		return nil
 	}
-	const entities = 2000
+	const entities = 8 * 256 // each worker has its own
 	rounds := max(1, b.c.events/entities)
 	decide := func(key string) aggregate.Decide[benchEntity] {
 		return func(benchEntity) ([]event.Event, error) { return []event.Event{benchEvent(key)}, nil }
