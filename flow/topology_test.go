@@ -272,6 +272,32 @@ func TestTopologyHostile(t *testing.T) {
 	}
 }
 
+// TestTopologyLarge: 2,000 types with lines to both sides, whole and cut at the limit.
+func TestTopologyLarge(t *testing.T) {
+	x := &flow.Topology{}
+	for i := range 2000 {
+		name, service, g := fmt.Sprintf("x.t%04d.done", i), fmt.Sprint("service-", i%7), fmt.Sprint("group-", i%11)
+		x.Types = append(x.Types, flow.TypeUse{Type: name, Stored: int64(i), Services: []string{service}, Groups: []string{g}})
+		if i < 7 {
+			x.Services = append(x.Services, flow.Service{Name: service})
+		}
+		if i < 11 {
+			x.Groups = append(x.Groups, flow.Consumer{Group: g, State: "running", Patterns: []string{"x.*.done"}})
+		}
+	}
+	_, mermaid, svg, _ := topologyDrawings(t, x, &flow.Options{Limit: 5000})
+	if n, m := strings.Count(svg, `class="edge"`), strings.Count(mermaid, " --> "); n != 4000 || m != 4000 {
+		t.Errorf("%d and %d lines for 2000 types", n, m)
+	}
+	_, mermaid, svg, _ = topologyDrawings(t, x, nil)
+	if n := strings.Count(svg, `class="edge"`); n != 400 || !strings.Contains(svg, "1800 more types") || !strings.Contains(mermaid, "1800 more types") {
+		t.Errorf("%d lines at a limit of 200", n)
+	}
+	if !strings.Contains(svg, "x.t1999.done") || strings.Contains(svg, "x.t0001.done") {
+		t.Error("not the most frequent types are drawn")
+	}
+}
+
 func TestHandledBy(t *testing.T) {
 	records := priorAuth()
 	for i := range records {
@@ -307,7 +333,7 @@ func TestLocalWork(t *testing.T) {
 		rec("id-00000004", "id-00000003", "platform.saga.step-failed", "carebus", 7*time.Millisecond, step("claim", 1, `,"class":"dependency","error":"SECRET"`)),
 		rec("id-00000005", "id-00000004", "platform.saga.step-started", "carebus", 3*time.Second, step("claim", 2, "")),
 		rec("id-00000006", "id-00000005", "payment.claim.submitted", "pharmacy-service", 3100*time.Millisecond, `{}`),
-		rec("id-00000007", "id-00000005", "medication.fulfillment.step-completed", "medication-saga-service", 3200*time.Millisecond, `{"step":"claim","attempt":2,"patientId":"SECRET"}`),
+		rec("id-00000007", "id-00000005", "medication.fulfillment.step-completed", "medication-saga-service", 3200*time.Millisecond, `{"step":"claim","attempt":2,"patientId":"SECRET","class":"SECRET","saga":"SECRET"}`),
 	})
 	tree, mermaid, text := drawings(t, f, nil)
 	golden(t, "saga.txt", tree)

@@ -18,13 +18,16 @@ type Work struct {
 	Final        bool   `json:"final,omitempty"`        // a failed try was the last
 }
 
-const sagaPrefix = "platform.saga."
+const (
+	sagaPrefix      = "platform.saga."
+	fulfillmentStep = "medication.fulfillment.step-completed"
+)
 
 // workOf reads an event about a step of a saga; nil for every other event. Of the payload it takes names of the
 // definition and numbers, nothing that is about a patient.
 func workOf(r eventstore.Record) *Work {
 	what, saga := strings.CutPrefix(r.Type, sagaPrefix)
-	if !saga && !strings.HasSuffix(r.Type, ".step-completed") {
+	if !saga && r.Type != fulfillmentStep {
 		return nil
 	}
 	w := Work{}
@@ -33,6 +36,7 @@ func workOf(r eventstore.Record) *Work {
 	}
 	if !saga {
 		what = "step-completed"
+		w = Work{Step: w.Step, Attempt: w.Attempt} // a domain's own event: other members may be about the patient
 	}
 	w.What = what
 	return &w
