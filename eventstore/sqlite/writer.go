@@ -100,6 +100,7 @@ func (w *writer) open(ctx context.Context, d *DB) (err error) {
 func (w *writer) configure(ctx context.Context) error {
 	for _, p := range []string{
 		"PRAGMA page_size = 8192", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL",
+		"PRAGMA temp_store = MEMORY", // what a savepoint may have to undo: small, and written for every one
 		"PRAGMA wal_autocheckpoint = 2000", "PRAGMA journal_size_limit = 67108864",
 	} {
 		if _, err := w.conn.ExecContext(ctx, p); err != nil {
