@@ -139,6 +139,28 @@ func ExampleGiven() {
 	// Output: 614-555-1234
 }
 
+// TestWhenThen: what a service states is what followed, not what was published or said before.
+func TestWhenThen(t *testing.T) {
+	p := carebustest.Open(t)
+	err := p.Handle("a", bus.On(patient.RecordCreatedV1, func(_ context.Context, tx bus.Tx, e event.Of[patient.RecordCreated]) error {
+		return tx.Append(patient.EnrolledV1.New("test", patient.Enrolled{PatientID: e.Payload.PatientID, Program: patient.EnrolledProgram{Name: "x"}}))
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	carebustest.Run(t, p)
+	for i := range 3 {
+		id := fmt.Sprint("P", i)
+		news := carebustest.When(t, p, patient.RecordCreatedV1.New("test", patient.RecordCreated{PatientID: id}))
+		if enrolled := carebustest.Then(t, news, patient.EnrolledV1); len(news) != 1 || len(enrolled) != 1 || enrolled[0].PatientID != id {
+			t.Errorf("%v", news)
+		}
+	}
+	if news := carebustest.When(t, p); len(news) != 0 {
+		t.Errorf("%v", news)
+	}
+}
+
 // TestClock: timers fire in their order, each at its own time, and what follows from one is settled before the next.
 func TestClock(t *testing.T) {
 	start := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)

@@ -11,6 +11,11 @@
 //		When(orders.Cancel("changed my mind")).
 //		Then(cancelled)
 //
+// A service, a saga or a read model is tested by what it states when something happens:
+//
+//	news := carebustest.When(t, p, prescribed)
+//	asked := carebustest.Then(t, news, priorauth.RequestSubmittedV1)
+//
 // Deadlines, reminders and sagas that wait for days are tested in moments:
 //
 //	p, clock := carebustest.OpenAt(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
