@@ -55,8 +55,9 @@ func newBenchCommand(a *app) *cobra.Command {
 		Use:   "bench",
 		Short: "Measure this machine: publish, consume, load, replay, commands, sagas, projections, each beside the raw engine",
 		Long: `Measures durable publishing with validation, consuming, appends to streams and loads, replay, commands, sagas, read models
-and their rebuild on a fresh store in a temporary folder, each beside what the engine does without carebus in the same run. Quote the ratios: machines differ
-and are noisy. With --fill the store first gets that many events, to see whether size matters.`,
+and their rebuild on a fresh store in a temporary folder, each beside what the engine does without carebus in the same
+run. Quote the ratios: machines differ and are noisy. With --fill the store first gets that many events, to see whether
+size matters.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := runBench(cmd.Context(), c, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), s) })
