@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"timer":                 {"event", "eventstore"},
 	"saga":                  {"event", "eventstore", "bus", "timer"},
 	"projection":            {"event", "eventstore", "bus"},
+	"asyncapi":              {"schema"},
 	"carebustest":           {"", "aggregate", "bus", "event", "eventstore"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.

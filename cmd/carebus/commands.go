@@ -19,6 +19,7 @@ func (a *app) commands() []*cobra.Command {
 		newSagaCommand(a),
 		newProjectionCommand(a),
 		newAuditCommand(a),
+		newAsyncAPICommand(a),
 		newSchemaCommand(a),
 		newStateCommand(a),
 		newStreamCommand(a),
