@@ -16,7 +16,7 @@ func (s *Store) Migrate(ctx context.Context, component string, steps ...string) 
 	if done, err := s.migrated(ctx, component); err == nil && done == len(steps) {
 		return nil
 	}
-	return s.Update(ctx, func(tx *Tx) error {
+	return s.update(ctx, true, func(tx *Tx) error {
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS carebus_components (name TEXT PRIMARY KEY, version BIGINT NOT NULL)`); err != nil {
 			return err
 		}

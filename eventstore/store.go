@@ -232,7 +232,11 @@ func (t *Tx) Append(ctx context.Context, stream string, expected int64, events .
 // error, or panics (the error is a *PanicError then), nothing that it did remains. fn runs at most once. When Update
 // returns nil, everything is on stable storage.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	u := &driver.Unit{Ctx: ctx, Run: func(tx driver.Tx) (err error) {
+	return s.update(ctx, false, fn)
+}
+
+func (s *Store) update(ctx context.Context, large bool, fn func(tx *Tx) error) error {
+	u := &driver.Unit{Ctx: ctx, Large: large, Run: func(tx driver.Tx) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = newPanicError(v)

@@ -93,6 +93,7 @@ type Unit struct {
 	Append Append            // used when Run is nil
 	Run    func(tx Tx) error // used when not nil
 	Ctx    context.Context   // of the caller: a unit whose context has ended before its turn is skipped with its error
+	Large  bool              // Run may change a great many rows: what is needed to undo it does not belong in memory
 
 	Receipts []Receipt // of Append
 	Err      error     // why this unit, and only this one, left no trace

@@ -66,3 +66,25 @@ func TestTurns(t *testing.T) {
 		t.Errorf("the other process committed %d times while this one did %d times; turns are not taken", n, turns)
 	}
 }
+
+// TestLargeUnits: what a large unit may have to undo goes to a file, what others may stays in memory, whichever came
+// before.
+func TestLargeUnits(t *testing.T) {
+	d, err := Open(t.Context(), filepath.Join(t.TempDir(), "large.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	for _, large := range []bool{false, true, true, false, true, false} {
+		var store int
+		u := &driver.Unit{Ctx: t.Context(), Large: large, Run: func(tx driver.Tx) error {
+			return tx.QueryRowContext(context.Background(), `PRAGMA temp_store`).Scan(&store)
+		}}
+		if _, err := d.Commit(t.Context(), []*driver.Unit{u}); err != nil || u.Err != nil {
+			t.Fatal(err, u.Err)
+		}
+		if want := map[bool]int{false: 2, true: 0}[large]; store != want {
+			t.Errorf("large %t: temp_store is %d, want %d", large, store, want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type writer struct {
 	fresh    *fresh // event ids
 	streams  map[string]stream
 	packer   packer
+	spills   bool // what a savepoint may undo goes to a file
 	types    map[string]int64
 	origins  map[[2]string]int64
 	appended int // events stored in the present transaction
@@ -207,6 +209,9 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := w.spill(slices.ContainsFunc(units, func(u *driver.Unit) bool { return u.Large })); err != nil {
+		return nil, mapError(err)
+	}
 	if err := w.turn.begin(ctx, func() error { _, err := w.exec("BEGIN IMMEDIATE"); return err }); err != nil {
 		return nil, mapError(err)
 	}
@@ -227,6 +232,23 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 		heads[p] = w.heads[p].next
 	}
 	return heads, nil
+}
+
+// spill says whether what the next transaction may have to undo goes to a file. The engine allows a change only between
+// transactions.
+func (w *writer) spill(large bool) error {
+	if large == w.spills {
+		return nil
+	}
+	where := "MEMORY"
+	if large {
+		where = "DEFAULT"
+	}
+	if _, err := w.exec("PRAGMA temp_store = " + where); err != nil {
+		return err
+	}
+	w.spills = large
+	return nil
 }
 
 func (w *writer) group(units []*driver.Unit) error {
