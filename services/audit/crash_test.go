@@ -26,7 +26,9 @@ import (
 	"github.com/carebus/carebus/services/audit"
 	"github.com/carebus/carebus/services/care"
 	"github.com/carebus/carebus/services/fulfillment"
+	"github.com/carebus/carebus/services/patient"
 	"github.com/carebus/carebus/services/payer"
+	"github.com/carebus/carebus/services/pharmacy"
 	"github.com/carebus/carebus/services/portal"
 	"github.com/carebus/carebus/services/prescribing"
 	"github.com/carebus/carebus/services/priorauth"
@@ -51,6 +53,7 @@ var members = map[string]func(ctx context.Context, p *carebus.Platform) error{
 	"fulfillment": func(ctx context.Context, p *carebus.Platform) error {
 		return fulfillment.Join(ctx, p, fulfillment.Options{PickupWindow: pickup})
 	},
+	"patient": func(ctx context.Context, p *carebus.Platform) error { return patient.Join(ctx, p) },
 	"payer": func(ctx context.Context, p *carebus.Platform) error {
 		return payer.Join(ctx, p, payer.Options{Overturn: simulation.Overturn})
 	},
@@ -163,7 +166,7 @@ func TestKilledServices(t *testing.T) {
 	close(over)
 	wg.Wait()
 
-	r, err := audit.Run(t.Context(), p)
+	r, err := audit.Run(t.Context(), p, patient.Timeline, pharmacy.Queue, prescribing.View, priorauth.Views)
 	if err != nil {
 		t.Fatal(err)
 	}
