@@ -181,7 +181,7 @@ func (p *Platform) Append(ctx context.Context, stream string, expected int64, ev
 	return p.store.Append(ctx, stream, expected, events...)
 }
 
-// Handle makes this process a member of a consumer group; see bus.Bus.Handle. Call it before Run.
+// Handle makes this process a member of a consumer group; see bus.Bus.Handle.
 func (p *Platform) Handle(group string, opts ...bus.Option) error {
 	if p.readOnly {
 		return ErrReadOnly

@@ -319,14 +319,16 @@ func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
 			order = append(order, key)
 		}
 		lanes[key] = append(lanes[key], it)
-		ids = append(ids, it.rec.ID)
+		if !h.call.bare {
+			ids = append(ids, it.rec.ID)
+		}
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	unknown, err := w.intend(ctx, ids)
-	if err != nil {
-		return err
+	var unknown map[string]bool
+	if len(ids) > 0 {
+		var err error
+		if unknown, err = w.intend(ctx, ids); err != nil {
+			return err
+		}
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, w.g.set.lanes)
@@ -379,13 +381,17 @@ func (g *group) callFor(eventType string) *handler {
 func (w *worker) call(ctx context.Context, r eventstore.Record, unknown, redrive bool) (apply, error) {
 	ctx, cancel := context.WithTimeout(w.deliveryContext(ctx, r, redrive), w.g.set.timeout)
 	defer cancel()
+	c := w.g.callFor(r.Type).call
+	if c.bare {
+		defer context.AfterFunc(w.held, cancel)()
+	}
 	var step apply
 	err := guard(func() (err error) {
-		step, err = w.g.callFor(r.Type).call.run(ctx, w.g, r, unknown)
+		step, err = c.run(ctx, w.g, r, unknown)
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || c.bare {
+		return step, err
 	}
 	return func(ctx context.Context, tx Tx) error {
 		if err := step(ctx, tx); err != nil {

@@ -17,6 +17,7 @@ var (
 	groupPausedV1    = event.Define[groupChanged]("platform.group.paused", "1.0.0")
 	groupResumedV1   = event.Define[groupChanged]("platform.group.resumed", "1.0.0")
 	groupSoughtV1    = event.Define[groupSought]("platform.group.sought", "1.0.0")
+	groupRemovedV1   = event.Define[groupRemoved]("platform.group.removed", "1.0.0")
 	keyParkedV1      = event.Define[keyEvent]("platform.key.parked", "1.0.0")
 	keyReleasedV1    = event.Define[keyEvent]("platform.key.released", "1.0.0")
 	keySkippedV1     = event.Define[keyEvent]("platform.key.skipped", "1.0.0")
@@ -31,6 +32,13 @@ type groupChanged struct {
 	Reason    string `json:"reason"`
 	Actor     string `json:"actor"`
 	Automatic bool   `json:"automatic,omitempty"`
+}
+
+type groupRemoved struct {
+	Group        string `json:"group"`
+	Reason       string `json:"reason"`
+	Actor        string `json:"actor"`
+	ParkedEvents int64  `json:"parkedEvents,omitempty"`
 }
 
 type groupSought struct {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sort"
 	"sync"
 	"time"
 
@@ -40,6 +39,7 @@ type Bus struct {
 	mu      sync.Mutex
 	groups  map[string]*group
 	running bool
+	start   func(*group) // starts a group's member; nil before Run and after its context has ended
 }
 
 // New returns a bus over a store and creates or upgrades its tables.
@@ -81,15 +81,19 @@ type group struct {
 	// partitions, only the one in hand may be blamed for the next death.
 	accused sync.Mutex
 	keys    keyCount
+
+	cancel context.CancelFunc // ends the member; nil until it runs
+	left   chan struct{}      // closed when the member has ended
 }
 
-// Handle makes this process a member of a group: opts are handlers (On, OnRecord, OnBatch, OnCall) and settings.
-// Call it before Run. The name is the group's identity for ever: checkpoints, leases and parked keys hang on it.
+// Handle makes this process a member of a group: opts are handlers (On, OnRecord, OnBatch, OnCall, OnForward) and
+// settings. Under way before Run or while it runs: then the member starts at once. The name is the group's identity for
+// ever: checkpoints, leases and parked keys hang on it.
 func (b *Bus) Handle(name string, opts ...Option) error {
 	if err := checkGroupName(name); err != nil {
 		return err
 	}
-	g := &group{bus: b, name: name, set: defaultSettings(), log: b.log.With("group", name), poke: make(chan struct{}, 1)}
+	g := &group{bus: b, name: name, set: defaultSettings(), log: b.log.With("group", name), poke: make(chan struct{}, 1), left: make(chan struct{})}
 	for _, o := range opts {
 		o.apply(g)
 	}
@@ -100,13 +104,39 @@ func (b *Bus) Handle(name string, opts ...Option) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.running:
-		return &ConfigError{Field: "group " + name, Reason: "the bus is running; call Handle before Run"}
+	case b.running && b.start == nil:
+		return &ConfigError{Field: "group " + name, Reason: "the bus has ended"}
 	case b.groups[name] != nil:
 		return &ConfigError{Field: "group " + name, Reason: "handled twice in this process; pass all handlers in one call"}
 	}
 	b.groups[name] = g
+	if b.start != nil {
+		b.start(g)
+	}
 	return nil
+}
+
+// Leave ends this process's membership of a group: the handlers under way finish and commit, and the partitions are given
+// to the other members. The group stays in the store, and Handle may join it again. Leaving a group that this process is
+// no member of does nothing. When ctx ends first, its error is returned and the leaving goes on.
+func (b *Bus) Leave(ctx context.Context, name string) error {
+	b.mu.Lock()
+	g := b.groups[name]
+	if g != nil && g.cancel == nil { // Run has not begun
+		delete(b.groups, name)
+		g = nil
+	}
+	b.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	g.cancel()
+	select {
+	case <-g.left:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func checkGroupName(name string) error {
@@ -130,28 +160,37 @@ func (b *Bus) Run(ctx context.Context) error {
 		return &ConfigError{Field: "Run", Reason: "called twice"}
 	}
 	b.running = true
-	groups := make([]*group, 0, len(b.groups))
-	for _, g := range b.groups {
-		groups = append(groups, g)
-	}
-	b.mu.Unlock()
-	sort.Slice(groups, func(i, j int) bool { return groups[i].name < groups[j].name })
-
-	if len(groups) == 0 {
-		<-ctx.Done()
-		return nil
-	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	errs := make([]error, len(groups))
 	var wg sync.WaitGroup
-	for i, g := range groups {
+	var errs []error // under b.mu
+	b.start = func(g *group) {
+		mine, cancel := context.WithCancel(ctx)
+		g.cancel = cancel
 		wg.Go(func() {
-			if errs[i] = g.run(ctx); errs[i] != nil {
+			defer close(g.left)
+			defer cancel()
+			err := g.run(mine)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
 				stop()
+			}
+			if ctx.Err() == nil { // it was left: its name is free again
+				delete(b.groups, g.name)
 			}
 		})
 	}
+	for _, g := range b.groups {
+		b.start(g)
+	}
+	b.mu.Unlock()
+
+	<-ctx.Done()
+	b.mu.Lock()
+	b.start = nil
+	b.mu.Unlock()
 	wg.Wait()
 	return errors.Join(errs...)
 }

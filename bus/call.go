@@ -59,6 +59,25 @@ func OnCall[T, R any](def event.Definition[T], c Call[T, R]) Option {
 // CallKey is the idempotency key that a group's outside call for an event carries.
 func CallKey(group, eventID string) string { return group + ":" + eventID }
 
+// OnForward hands every event whose type fits the pattern on to somebody outside: a webhook, a queue, a consumer in
+// another language. It runs outside any transaction, keys in parallel (see Lanes), the events of one key in order; its
+// error is judged as a handler's, with the same retries and dead letters. It leaves no effects here, and no intent is
+// written first: delivery is at least once, and the receiver tells a repetition by the event's id. ctx ends when the group
+// is paused, left, or Timeout has passed.
+func OnForward(pattern string, fn func(ctx context.Context, r eventstore.Record) error) Option {
+	return &handler{
+		pattern: pattern,
+		match:   func(t string) bool { return Matches(pattern, t) },
+		call: &call{bare: true, run: func(ctx context.Context, _ *group, r eventstore.Record, _ bool) (apply, error) {
+			if err := fn(ctx, r); err != nil {
+				return nil, err
+			}
+			return func(context.Context, Tx) error { return nil }, nil
+		}},
+	}
+}
+
 type call struct {
-	run func(ctx context.Context, g *group, r eventstore.Record, unknown bool) (apply, error)
+	run  func(ctx context.Context, g *group, r eventstore.Record, unknown bool) (apply, error)
+	bare bool // no effects, no intent; may be broken off
 }

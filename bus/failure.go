@@ -99,6 +99,8 @@ func (e *ConfigError) Error() string { return "bus: " + e.Field + ": " + e.Reaso
 var (
 	// ErrNoGroup: no group of this name has ever run on this store.
 	ErrNoGroup = errors.New("no such group")
+	// ErrHasMembers: the group is being handled; let its members leave first.
+	ErrHasMembers = errors.New("the group has members")
 	// ErrNotParked: the group has no such parked key.
 	ErrNotParked = errors.New("key is not parked")
 	// ErrNoJob: no job with this id.

@@ -172,7 +172,7 @@ func guard(fn func() error) (err error) {
 
 func (g *group) checkHandlers() error {
 	if len(g.handlers) == 0 {
-		return &ConfigError{Field: "group " + g.name, Reason: "no handler; add On, OnRecord, OnBatch or OnCall"}
+		return &ConfigError{Field: "group " + g.name, Reason: "no handler; add On, OnRecord, OnBatch, OnCall or OnForward"}
 	}
 	batch := 0
 	called := map[string]bool{}
@@ -185,7 +185,7 @@ func (g *group) checkHandlers() error {
 		}
 		if h.call != nil {
 			if called[h.pattern] {
-				return &ConfigError{Field: "group " + g.name, Reason: "two OnCall handlers for " + h.pattern + "; give one a group of its own"}
+				return &ConfigError{Field: "group " + g.name, Reason: "two outside handlers for " + h.pattern + "; give one a group of its own"}
 			}
 			called[h.pattern] = true
 		}

@@ -153,6 +153,41 @@ func (b *Bus) Resume(ctx context.Context, group string, act Act) error {
 	})
 }
 
+// Remove forgets a group that no process is a member of any more: its checkpoints, its parked keys and the events that
+// wait behind them. The events stay in the log; a group of this name that is handled later begins anew.
+// A group with members is an ErrHasMembers.
+func (b *Bus) Remove(ctx context.Context, group string, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("removing group %s: %w", group, ErrReason)
+	}
+	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
+		members, err := textColumn(ctx, tx, `SELECT member FROM carebus_members WHERE grp = $1 AND expires_at > $2`, group, tx.Now().UnixMicro())
+		if err != nil {
+			return err
+		}
+		if len(members) > 0 {
+			return fmt.Errorf("group %s: %w: %s", group, ErrHasMembers, strings.Join(members, ", "))
+		}
+		var waiting int64
+		if err := tx.QueryRowContext(ctx, `SELECT COALESCE(SUM(count), 0) FROM carebus_parked WHERE grp = $1`, group).Scan(&waiting); err != nil {
+			return err
+		}
+		for _, statement := range []string{
+			`DELETE FROM carebus_groups WHERE grp = $1`,
+			`DELETE FROM carebus_members WHERE grp = $1`,
+			`DELETE FROM carebus_checkpoints WHERE grp = $1`,
+			`DELETE FROM carebus_parked WHERE grp = $1`,
+			`DELETE FROM carebus_corrections WHERE grp = $1`,
+			`DELETE FROM carebus_calls WHERE grp = $1`,
+		} {
+			if _, err := tx.ExecContext(ctx, statement, group); err != nil {
+				return err
+			}
+		}
+		return audit(ctx, tx, group, groupRemovedV1.New(Source, groupRemoved{Group: group, Reason: act.Reason, Actor: act.actor(), ParkedEvents: waiting}))
+	})
+}
+
 // operate runs fn for a group that exists and wakes this process's member of it.
 func (b *Bus) operate(ctx context.Context, group string, fn func(tx *eventstore.Tx) error) error {
 	err := b.store.Update(ctx, func(tx *eventstore.Tx) error {

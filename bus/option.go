@@ -8,7 +8,7 @@ import (
 	"github.com/carebus/carebus/eventstore"
 )
 
-// Option belongs to Bus.Handle: a handler (On, OnRecord, OnBatch, OnCall) or a setting of the group.
+// Option belongs to Bus.Handle: a handler (On, OnRecord, OnBatch, OnCall, OnForward) or a setting of the group.
 type Option interface{ apply(*group) }
 
 type optionFunc func(*group)

@@ -245,7 +245,7 @@ func (w *worker) beginDrain(ctx context.Context, k *parkedKey) (gone bool, err e
 func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed bool, err error) {
 	batch, err := w.g.bus.store.Partition(ctx, eventstore.PartitionQuery{
 		Partition: w.part, From: k.head, To: k.tail + 1, Key: k.key, Match: w.g.matches,
-		Limit: max(8192, w.g.set.batch), MaxBytes: w.g.set.batchBytes,
+		Limit: w.g.drainLimit(), MaxBytes: w.g.set.batchBytes,
 	})
 	if err != nil {
 		return false, false, err
@@ -318,6 +318,17 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 		w.g.log.Info("bus: dependency failed while draining a key", "partition", w.part, "error", errorText(fail.err))
 	}
 	return released, fail != nil, nil
+}
+
+// drainLimit is how many events of a parked key are read at once. Those that are forwarded are held by somebody outside
+// until the last of them is done, so they come in ordinary batches.
+func (g *group) drainLimit() int {
+	for _, h := range g.handlers {
+		if h.call != nil && h.call.bare {
+			return g.set.batch
+		}
+	}
+	return max(8192, g.set.batch)
 }
 
 func (w *worker) redriveItem(ctx context.Context, tx *eventstore.Tx, it *item) error {

@@ -31,6 +31,7 @@ type worker struct {
 	answers map[string]apply    // outside calls that were answered but not yet committed, by event id
 	denied  map[string]struct{} // outside calls that were refused, by event id
 
+	held      context.Context // ends when the partition is to be given back; set by run
 	fenced    func(part int)
 	refreshed chan struct{}
 	stopped   chan struct{} // closed by stop
@@ -79,6 +80,7 @@ func (w *worker) run(ctx context.Context) {
 	defer close(w.done)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	w.held = ctx
 	go func() {
 		select {
 		case <-w.stopped:

@@ -35,7 +35,8 @@ payment.claim.submitted payment.claim.approved payment.claim.rejected payment.cl
 provider.profile.updated
 
 platform.schema.registered platform.schema.deprecated
-platform.group.paused platform.group.resumed platform.group.sought
+platform.group.paused platform.group.resumed platform.group.sought platform.group.removed
+platform.webhook.registered platform.webhook.removed
 platform.key.parked platform.key.released platform.key.skipped
 platform.redrive.started platform.redrive.finished platform.replay.started platform.replay.finished
 platform.event.corrected
@@ -67,7 +68,7 @@ func TestEntitiesOfDomains(t *testing.T) {
 		"priorauth.request": "/priorAuthId", "priorauth.status": "/priorAuthId", "priorauth.decision": "/priorAuthId", "priorauth.deadline": "/priorAuthId",
 		"care.plan": "/carePlanId", "care.team": "/patientId", "care.task": "/taskId", "care.communication": "/patientId",
 		"payment.claim": "/claimId", "provider.profile": "/providerId",
-		"platform.group": "/group", "platform.key": "/group", "platform.saga": "/sagaId", "platform.schema": "/eventType",
+		"platform.group": "/group", "platform.webhook": "/webhookId", "platform.key": "/group", "platform.saga": "/sagaId", "platform.schema": "/eventType",
 	}
 	for _, e := range catalog.Entries() {
 		if pointer, ok := want[e.Type[:strings.LastIndex(e.Type, ".")]]; ok && e.EntityID != pointer {

@@ -6,6 +6,7 @@
 //   - [EventCorrectedV1]: platform.event.corrected 1.0.0
 //   - [FieldRevealedV1]: platform.field.revealed 1.0.0
 //   - [GroupPausedV1]: platform.group.paused 1.0.0
+//   - [GroupRemovedV1]: platform.group.removed 1.0.0
 //   - [GroupResumedV1]: platform.group.resumed 1.0.0
 //   - [GroupSoughtV1]: platform.group.sought 1.0.0
 //   - [KeyParkedV1]: platform.key.parked 1.0.0
@@ -28,4 +29,6 @@
 //   - [SchemaDeprecatedV1]: platform.schema.deprecated 1.0.0
 //   - [SchemaRegisteredV1]: platform.schema.registered 1.0.0
 //   - [SubjectShreddedV1]: platform.subject.shredded 1.0.0
+//   - [WebhookRegisteredV1]: platform.webhook.registered 1.0.0
+//   - [WebhookRemovedV1]: platform.webhook.removed 1.0.0
 package platform

@@ -22,6 +22,22 @@ type GroupPaused struct {
 	Automatic *bool `json:"automatic,omitzero"`
 }
 
+// GroupRemovedV1 defines platform.group.removed 1.0.0: stable.
+var GroupRemovedV1 = event.Define[GroupRemoved]("platform.group.removed", "1.0.0")
+
+// GroupRemoved is the payload of platform.group.removed 1.0.0. A consumer group was given up: its checkpoints and
+// parked keys are forgotten. Published by carebus.
+type GroupRemoved struct {
+	// The consumer group.
+	Group string `json:"group"`
+	// Why, in the actor's words.
+	Reason string `json:"reason"`
+	// The person or program that did it.
+	Actor string `json:"actor"`
+	// Events of parked keys that were given up with it.
+	ParkedEvents *int64 `json:"parkedEvents,omitzero"`
+}
+
 // GroupResumedV1 defines platform.group.resumed 1.0.0: stable.
 var GroupResumedV1 = event.Define[GroupResumed]("platform.group.resumed", "1.0.0")
 
