@@ -177,6 +177,7 @@ func (b *Bus) Remove(ctx context.Context, group string, act Act) error {
 			`DELETE FROM carebus_members WHERE grp = $1`,
 			`DELETE FROM carebus_checkpoints WHERE grp = $1`,
 			`DELETE FROM carebus_parked WHERE grp = $1`,
+			`DELETE FROM carebus_replay_parked WHERE grp = $1`,
 			`DELETE FROM carebus_corrections WHERE grp = $1`,
 			`DELETE FROM carebus_calls WHERE grp = $1`,
 		} {
@@ -361,6 +362,38 @@ func (b *Bus) Replay(ctx context.Context, group string, from, to Target, act Act
 	return err
 }
 
+// CancelReplay ends a replay under way: the group goes on where it was before. Without a replay nothing is done.
+func (b *Bus) CancelReplay(ctx context.Context, group string, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("cancelling the replay of group %s: %w", group, ErrReason)
+	}
+	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
+		starts := make([]int64, b.store.Partitions())
+		under := false
+		for p := range starts {
+			starts[p] = -1
+			var next, to, resume int64
+			if err := tx.QueryRowContext(ctx, `SELECT next, replay_to, resume_at FROM carebus_checkpoints WHERE grp = $1 AND part = $2`, group, p).Scan(&next, &to, &resume); err != nil {
+				if errors.Is(err, sql.ErrNoRows) {
+					continue
+				}
+				return err
+			}
+			if to > 0 {
+				starts[p], under = max(next, resume), true
+			}
+		}
+		if !under {
+			return nil
+		}
+		moved, err := b.move(ctx, tx, group, starts, nil)
+		if err != nil {
+			return err
+		}
+		return audit(ctx, tx, group, groupSoughtV1.New(Source, groupSought{Group: group, Reason: act.Reason, Actor: act.actor(), Positions: moved}))
+	})
+}
+
 // move sets checkpoints. With ends it opens replay windows: what lies before the end is handled again and the place
 // before the move is where the group resumes.
 func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts, ends []int64) ([]position, error) {
@@ -397,10 +430,36 @@ func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts,
 		upper := int64(1) << 62
 		if ends != nil {
 			upper = to
+			if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_replay_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at)
+				SELECT grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at
+				FROM carebus_parked WHERE grp = $1 AND part = $2 AND head >= $3 AND tail < $4 ON CONFLICT (grp, part, pkey) DO NOTHING`, group, p, start, upper); err != nil {
+				return nil, err
+			}
+		} else if err := restoreParked(ctx, tx, group, p, next); err != nil {
+			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_parked WHERE grp = $1 AND part = $2 AND head >= $3 AND tail < $4`, group, p, start, upper); err != nil {
 			return nil, err
 		}
 	}
 	return moved, nil
+}
+
+// restoreParked puts back the parked keys that a replay, which ends here at next, has not come to the end of. A key that
+// has been parked again meanwhile goes on to its former tail. The count may be too high then.
+func restoreParked(ctx context.Context, tx *eventstore.Tx, group string, part int, next int64) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, next_at, state, job, parked_at, tried_at)
+		SELECT grp, part, pkey, CASE WHEN head > $1 THEN head ELSE $1 END, tail, count, class, error, event_id, event_type, attempts, 0, 'waiting', '', parked_at, 0
+		FROM carebus_replay_parked WHERE grp = $2 AND part = $3 AND tail >= $1
+		ON CONFLICT (grp, part, pkey) DO UPDATE SET tail = CASE WHEN excluded.tail > carebus_parked.tail THEN excluded.tail ELSE carebus_parked.tail END,
+			count = carebus_parked.count + excluded.count`, next, group, part)
+	if err != nil {
+		return err
+	}
+	return forgetReplayed(ctx, tx, group, part)
+}
+
+func forgetReplayed(ctx context.Context, tx *eventstore.Tx, group string, part int) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM carebus_replay_parked WHERE grp = $1 AND part = $2`, group, part)
+	return err
 }

@@ -22,6 +22,9 @@ package bus
 //	count       events of the key from head to tail
 //	state       waiting (for next_at), retry (a person asked)
 //	job         the redrive job that asked, empty for none
+//
+// carebus_replay_parked keeps the parked keys that a replay under way handles again: a replay that is broken off puts
+// back what it has not come to.
 var schemaSteps = []string{`
 CREATE TABLE carebus_groups (
 	grp TEXT PRIMARY KEY,
@@ -98,6 +101,22 @@ CREATE TABLE carebus_calls (
 	state TEXT NOT NULL,
 	updated_at BIGINT NOT NULL,
 	PRIMARY KEY (grp, event_id)
+);
+`, `
+CREATE TABLE carebus_replay_parked (
+	grp TEXT NOT NULL,
+	part BIGINT NOT NULL,
+	pkey TEXT NOT NULL,
+	head BIGINT NOT NULL,
+	tail BIGINT NOT NULL,
+	count BIGINT NOT NULL,
+	class TEXT NOT NULL,
+	error TEXT NOT NULL,
+	event_id TEXT NOT NULL,
+	event_type TEXT NOT NULL,
+	attempts BIGINT NOT NULL,
+	parked_at BIGINT NOT NULL,
+	PRIMARY KEY (grp, part, pkey)
 );
 `}
 

@@ -198,6 +198,9 @@ func (w *worker) checkpoint(ctx context.Context, tx *eventstore.Tx, next int64) 
 func (w *worker) endReplay(ctx context.Context) error {
 	resume := max(w.replay.resume, w.pos)
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		if err := forgetReplayed(ctx, tx, w.g.name, w.part); err != nil {
+			return err
+		}
 		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, replay_from = 0, replay_to = 0, resume_at = 0, updated_at = $2
 			WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
 			resume, tx.Now().UnixMicro(), w.g.name, w.part, w.next, w.epoch))
