@@ -203,8 +203,14 @@ func (p *Platform) changeSchema(ctx context.Context, eventType string, propose f
 			return err
 		}
 		_, err = p.store.Append(ctx, stream, seen, e)
-		if errors.Is(err, eventstore.ErrConflict) {
+		switch {
+		case errors.Is(err, eventstore.ErrConflict):
 			continue
+		case errors.Is(err, eventstore.ErrDifferentContent): // the same change, said at another time: its id follows from what it says
+			if e.Type == typeDeprecated {
+				return p.Refresh(ctx)
+			}
+			continue // and finds the version known
 		}
 		if err != nil {
 			return err
