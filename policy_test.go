@@ -31,6 +31,9 @@ var allowed = map[string][]string{
 	"saga":                  {"event", "eventstore", "bus", "timer"},
 	"projection":            {"event", "eventstore", "bus"},
 	"asyncapi":              {"schema"},
+	"auth":                  {"bus"},
+	"confluent":             {"event", "schema", "eventstore"},
+	"gateway":               {"", "asyncapi", "auth", "bus", "catalog/platform", "confluent", "event", "eventstore", "flow", "projection", "saga", "schema"},
 	"carebustest":           {"", "aggregate", "bus", "event", "eventstore"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.

@@ -17,6 +17,7 @@ func (a *app) commands() []*cobra.Command {
 		newReplayCommand(a),
 		newRunCommand(a),
 		newSagaCommand(a),
+		newServeCommand(a),
 		newProjectionCommand(a),
 		newAuditCommand(a),
 		newAsyncAPICommand(a),

@@ -1,0 +1,171 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrNoCredentials: the request brings none.
+	ErrNoCredentials = errors.New("no credentials")
+	// ErrBadCredentials: what it brings is not accepted. The text of the error says why, for the log, without the secret.
+	ErrBadCredentials = errors.New("credentials are not accepted")
+)
+
+// Door admits principals by a policy. It is safe for concurrent use, and its policy may be exchanged while it is.
+type Door struct {
+	path   string
+	policy atomic.Pointer[policy]
+}
+
+// Load reads a policy file. Errors are ErrPolicy, or those of reading.
+func Load(path string) (*Door, error) {
+	d := &Door{path: path}
+	return d, d.Reload()
+}
+
+// Parse reads a policy from text. Files that it names are looked for in the working directory.
+func Parse(text []byte) (*Door, error) {
+	p, err := parse(text, "")
+	if err != nil {
+		return nil, err
+	}
+	d := &Door{}
+	d.policy.Store(p)
+	return d, nil
+}
+
+// Reload reads the policy file again. When it cannot be used, the policy before stays in force and the error says why.
+// A Door from Parse has no file, and keeps its policy.
+func (d *Door) Reload() error {
+	if d.path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(d.path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	p, err := parse(text, filepath.Dir(d.path))
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.path, err)
+	}
+	if before := d.policy.Load(); before != nil {
+		p.keep(before)
+	}
+	d.policy.Store(p)
+	return nil
+}
+
+// Watch reloads the policy whenever its file has changed, until ctx ends. The file is looked at every so often. told hears of
+// each reload: nil, or why the policy before stays in force.
+func (d *Door) Watch(ctx context.Context, every time.Duration, told func(error)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := d.stamp()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now := d.stamp(); now != last {
+			last = now
+			told(d.Reload())
+		}
+	}
+}
+
+// stamp changes when the file does.
+func (d *Door) stamp() string {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
+}
+
+// Authenticate finds out who makes a request: by its bearer token, or else by its client certificate. The error is
+// ErrNoCredentials or ErrBadCredentials.
+func (d *Door) Authenticate(r *http.Request) (*Principal, error) {
+	p := d.policy.Load()
+	if p == nil {
+		return nil, fmt.Errorf("%w: no policy is loaded", ErrBadCredentials)
+	}
+	switch lines := r.Header["Authorization"]; len(lines) {
+	case 0:
+		return p.byCertificate(r)
+	case 1:
+		scheme, token, ok := strings.Cut(lines[0], " ")
+		if !ok || !strings.EqualFold(scheme, "Bearer") {
+			return nil, fmt.Errorf("%w: the scheme is not Bearer", ErrBadCredentials)
+		}
+		return p.byToken(r.Context(), strings.TrimLeft(token, " "))
+	}
+	return nil, fmt.Errorf("%w: several Authorization headers", ErrBadCredentials)
+}
+
+// maxToken bounds what is looked at.
+const maxToken = 16 << 10
+
+func (p *policy) byToken(ctx context.Context, token string) (*Principal, error) {
+	if token == "" || len(token) > maxToken {
+		return nil, fmt.Errorf("%w: a token of %d bytes", ErrBadCredentials, len(token))
+	}
+	// The token is looked up by its hash, which who guesses cannot steer: the time that it takes tells nothing.
+	if who := p.tokens[sha256.Sum256([]byte(token))]; who != nil {
+		return who, nil
+	}
+	if strings.Count(token, ".") == 2 && len(p.issuers) > 0 {
+		return p.byJWT(ctx, token)
+	}
+	return nil, fmt.Errorf("%w: the token is unknown", ErrBadCredentials)
+}
+
+func (p *policy) byCertificate(r *http.Request) (*Principal, error) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
+		return nil, ErrNoCredentials
+	}
+	leaf := r.TLS.VerifiedChains[0][0]
+	names := make([]string, 0, len(leaf.DNSNames)+len(leaf.URIs))
+	for _, n := range leaf.DNSNames {
+		names = append(names, strings.ToLower(n))
+	}
+	for _, u := range leaf.URIs {
+		names = append(names, strings.ToLower(u.String()))
+	}
+	var found *Principal
+	for _, n := range names {
+		who := p.certificates[n]
+		if who == nil || who == found {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%w: the certificate names several principals", ErrBadCredentials)
+		}
+		found = who
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%w: nobody is named by the certificate", ErrBadCredentials)
+	}
+	return found, nil
+}
+
+// NewToken makes a bearer token of 256 random bits, and what the policy file says of it.
+func NewToken() (token, hash string) {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // it never fails
+	token = "cb_" + base64.RawURLEncoding.EncodeToString(secret)
+	sum := sha256.Sum256([]byte(token))
+	return token, tokenHash + hex.EncodeToString(sum[:])
+}

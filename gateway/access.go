@@ -1,0 +1,236 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/carebus/carebus/auth"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/catalog/platform"
+	"github.com/carebus/carebus/eventstore"
+)
+
+type callerKey struct{}
+
+// caller is who makes a request.
+type caller struct {
+	*auth.Principal
+	remote string
+}
+
+func callerOf(ctx context.Context) caller {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	if !ok { // no route is without one: this is the answer to a mistake of ours
+		return caller{Principal: &auth.Principal{}}
+	}
+	return c
+}
+
+// Caller is the principal of the request that ctx belongs to: for mounted handlers.
+func Caller(ctx context.Context) *auth.Principal { return callerOf(ctx).Principal }
+
+// admit finds out who is at the door and counts the request against their rate.
+func (g *Gateway) admit(_ http.ResponseWriter, r *http.Request) (*http.Request, error) {
+	c := caller{Principal: everyone, remote: r.RemoteAddr}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		c.remote = host
+	}
+	if g.o.Door != nil {
+		p, err := g.o.Door.Authenticate(r)
+		if err != nil {
+			g.log.Info("gateway: refused at the door", "remote", c.remote, "error", err.Error())
+			g.tellDenied(r.Context(), "(unknown)", "enter", r.URL.Path, "credentials", c.remote)
+			problem := newProblem(http.StatusUnauthorized, "unauthorized", "%s", "credentials are missing or not accepted; send \"Authorization: Bearer TOKEN\" or a client certificate")
+			problem.headers = [][]string{{"WWW-Authenticate", `Bearer realm="carebus"`}}
+			if errors.Is(err, auth.ErrBadCredentials) {
+				problem.headers[0][1] += `, error="invalid_token"`
+			}
+			return r, problem
+		}
+		c.Principal = p
+	}
+	if !c.Allow(1) {
+		return r, tooMany("%s has used up its rate of requests", c.Name)
+	}
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c)), nil
+}
+
+var everyone = auth.Anyone()
+
+// raw makes a handler of a function that reads the request itself.
+func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r, err := g.admit(w, r)
+		if err == nil {
+			err = fn(w, r)
+		}
+		if err != nil {
+			g.logProblem(r, err)
+			writeProblem(w, err)
+		}
+	}
+}
+
+func (g *Gateway) logProblem(r *http.Request, err error) {
+	if p := problemOf(err); p.Status >= 500 {
+		g.log.Error("gateway: request failed", "method", r.Method, "path", r.URL.Path, "status", p.Status, "error", err.Error())
+	}
+}
+
+// maxTyped bounds the bodies of typed operations.
+const maxTyped = 1 << 20
+
+// register adds a typed operation: the caller is admitted first, and errors of the platform become problems.
+func register[I, O any](g *Gateway, op huma.Operation, fn func(ctx context.Context, in *I) (*O, error)) {
+	op.Middlewares = append(op.Middlewares, func(hc huma.Context, next func(huma.Context)) {
+		r, w := humago.Unwrap(hc)
+		admitted, err := g.admit(w, r)
+		if err != nil {
+			writeProblem(w, err)
+			return
+		}
+		if r.Body != nil && r.Body != http.NoBody { // huma answers 500 to a client that breaks off
+			data, done, err := g.bodies.read(w, r, maxTyped)
+			if err != nil {
+				writeProblem(w, err)
+				return
+			}
+			defer done()
+			r.Body = io.NopCloser(bytes.NewReader(data))
+		}
+		next(huma.WithContext(hc, admitted.Context()))
+	})
+	op.MaxBodyBytes = maxTyped
+	if len(op.Errors) == 0 {
+		op.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests}
+	}
+	huma.Register(g.api, op, func(ctx context.Context, in *I) (*O, error) {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(g.ending, stop)()
+		out, err := fn(ctx, in)
+		if err != nil {
+			p := problemOf(err)
+			if p.Status >= 500 {
+				g.log.Error("gateway: request failed", "operation", op.OperationID, "status", p.Status, "error", err.Error())
+			}
+			return nil, p
+		}
+		return out, nil
+	})
+}
+
+// may checks that the caller may do something with events of a type.
+func (g *Gateway) may(ctx context.Context, v auth.Verb, eventType string) error {
+	if callerOf(ctx).May(v, eventType) {
+		return nil
+	}
+	return g.deny(ctx, v, eventType)
+}
+
+// mayAll checks that the caller may do something with all types that the patterns fit.
+func (g *Gateway) mayAll(ctx context.Context, v auth.Verb, patterns ...string) error {
+	c := callerOf(ctx)
+	for _, pattern := range patterns {
+		if !c.MayAll(v, pattern) {
+			return g.deny(ctx, v, pattern)
+		}
+	}
+	return nil
+}
+
+// maySome checks that the caller may do something at all.
+func (g *Gateway) maySome(ctx context.Context, v auth.Verb) error {
+	if callerOf(ctx).MaySome(v) {
+		return nil
+	}
+	return g.deny(ctx, v, "")
+}
+
+// mayGroup checks that the caller may operate a group: all that it consumes.
+func (g *Gateway) mayGroup(ctx context.Context, v auth.Verb, name string) error {
+	if callerOf(ctx).MayAll(v, "**") { // also of groups that do not exist
+		return nil
+	}
+	status, err := g.p.Bus().Group(ctx, name)
+	if errors.Is(err, bus.ErrNoGroup) {
+		return g.deny(ctx, v, "group "+name) // who may not see it does not learn whether it exists
+	}
+	if err != nil {
+		return err
+	}
+	return g.mayAll(ctx, v, status.Patterns...)
+}
+
+// deny refuses, and tells so in the log of events.
+func (g *Gateway) deny(ctx context.Context, v auth.Verb, resource string) error {
+	c := callerOf(ctx)
+	g.tellDenied(ctx, c.Name, string(v), resource, "no grant", c.remote)
+	return newProblem(http.StatusForbidden, "forbidden", "%s may not %s%s", c.Name, v, of(resource))
+}
+
+func of(resource string) string {
+	if resource == "" {
+		return " anything"
+	}
+	return " " + resource
+}
+
+// tellDenied records a denial as an event. An attacker must not fill the store: the same denial is recorded once a minute,
+// and of all denials a thousand a minute; the log has every one.
+func (g *Gateway) tellDenied(ctx context.Context, actor, action, resource, reason, remote string) {
+	g.log.Warn("gateway: denied", "actor", actor, "action", action, "resource", resource, "remote", remote)
+	if !g.denials.fresh(strings.Join([]string{actor, action, resource, remote}, "\x00"), time.Now()) {
+		return
+	}
+	text := func(s string) string { // what a client sent goes into the store only if it is harmless
+		s = strings.Map(func(r rune) rune {
+			if r < ' ' || r > '~' {
+				return '?'
+			}
+			return r
+		}, s)
+		return s[:min(len(s), 200)]
+	}
+	e := platform.AccessDeniedV1.New(bus.Source, platform.AccessDenied{
+		Actor: text(actor), Action: action, Resource: new(text(resource)), Reason: reason, RemoteAddress: new(remote), DeniedAt: time.Now(),
+	})
+	if _, err := g.p.Store().Append(context.WithoutCancel(ctx), "", eventstore.AnyVersion, e); err != nil {
+		g.log.Error("gateway: a denial could not be recorded", "actor", text(actor), "error", err.Error())
+	}
+}
+
+// denials remembers what was recorded within the present minute.
+type denials struct {
+	mu   sync.Mutex
+	till time.Time
+	seen map[string]struct{}
+}
+
+func (d *denials) fresh(key string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.After(d.till) {
+		d.till, d.seen = now.Add(time.Minute), map[string]struct{}{}
+	}
+	if _, ok := d.seen[key]; ok || len(d.seen) >= 1000 {
+		return false
+	}
+	d.seen[key] = struct{}{}
+	return true
+}
+
+// act is who operates, and why, for the audit.
+func act(ctx context.Context, reason string) bus.Act {
+	return bus.Act{Actor: callerOf(ctx).Name, Reason: strings.TrimSpace(reason)}
+}

@@ -1,0 +1,358 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/carebus/carebus/auth"
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+)
+
+// searchInput chooses events.
+type searchInput struct {
+	Type        []string  `query:"type" maxItems:"100" doc:"Patterns of event types, such as medication.prescription.* or patient.**."`
+	Since       time.Time `query:"since" doc:"Recorded at this time or later."`
+	Until       time.Time `query:"until" doc:"Recorded before this time."`
+	Correlation string    `query:"correlation" maxLength:"128" doc:"Of this flow."`
+	Key         string    `query:"key" maxLength:"256" doc:"With this partition key."`
+	Subject     string    `query:"subject" maxLength:"256" doc:"About this person, by the schema's x-subject-id."`
+	Source      string    `query:"source" maxLength:"128" doc:"Stated by this service."`
+	Member      []string  `query:"eventMember,explode" maxItems:"10" doc:"Where a eventMember of the payload has a value: /medication/ndc=0093-7424-56."`
+	Payload     string    `query:"payload" enum:"full,masked,none" default:"full" doc:"How payloads are shown."`
+	Limit       int       `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor      string    `query:"cursor" maxLength:"4096" doc:"The next of a former answer, with the same other parameters. What was stored after the first request is not seen."`
+}
+
+// page is a part of an answer.
+type page struct {
+	Body struct {
+		Events []record `json:"events" doc:"In the order they were recorded."`
+		Next   string   `json:"next,omitempty" doc:"Cursor of the rest. A page may have fewer events than the limit, and still a rest."`
+	}
+}
+
+func (g *Gateway) searchRoutes() {
+	register(g, huma.Operation{OperationID: "search-events", Method: http.MethodGet, Path: "/v1/events", Tags: []string{"events"}, Summary: "Search events",
+		Description: "Events of all types that the caller may read, in the order they were recorded. The upper bound is frozen by the first request of a search: events stored later are not swept in."},
+		g.search)
+	type eventOne struct {
+		ID      string `path:"id" maxLength:"128"`
+		Payload string `query:"payload" enum:"full,masked,none" default:"full"`
+	}
+	type eventOneOut struct{ Body record }
+	register(g, huma.Operation{OperationID: "get-event", Method: http.MethodGet, Path: "/v1/events/{id}", Tags: []string{"events"}, Summary: "One event"},
+		func(ctx context.Context, in *eventOne) (*eventOneOut, error) {
+			r, err := g.p.Store().Get(ctx, in.ID)
+			if err == nil && !callerOf(ctx).May(auth.Read, r.Type) {
+				_ = g.deny(ctx, auth.Read, r.Type)
+				err = eventstore.ErrNotFound // who may not see it does not learn that it exists
+			}
+			if errors.Is(err, eventstore.ErrNotFound) {
+				return nil, notFound("no event has this id")
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &eventOneOut{g.show(r, in.Payload)}, nil
+		})
+	g.streamRoutes()
+}
+
+// scanBudget is how many events eventOne request looks at, so that a search for what is rare does not hold the store for long.
+const scanBudget = 50_000
+
+func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
+	if err := checkPatterns(in.Type); err != nil {
+		return nil, err
+	}
+	keep, err := g.condition(in)
+	if err != nil {
+		return nil, err
+	}
+	from, bound, err := g.window(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	match := readable(ctx, auth.Read, in.Type)
+	out := &page{}
+	out.Body.Events = []record{}
+	seen := 0
+	if in.Correlation != "" {
+		return out, g.searchFlow(ctx, in, from, bound, match, keep, out)
+	}
+	for r, err := range g.p.Store().All(ctx, from, match) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Offset >= bound[r.Partition] {
+			continue
+		}
+		if len(out.Body.Events) == in.Limit || seen == scanBudget {
+			out.Body.Next = cursorOf(from, bound)
+			return out, nil
+		}
+		seen++
+		from[r.Partition] = r.Offset + 1
+		if keep(r) {
+			out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+		}
+	}
+	return out, nil
+}
+
+// searchFlow pages through eventOne flow, which the store has an index of.
+func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, from, bound places, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	records, err := g.p.Store().Correlation(ctx, in.Correlation, time.Time{}, maxFlow)
+	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
+		return err
+	}
+	for _, r := range records {
+		if r.Offset < from[r.Partition] || r.Offset >= bound[r.Partition] || !match(r.Type) || !keep(r) {
+			continue
+		}
+		if len(out.Body.Events) == in.Limit {
+			out.Body.Next = cursorOf(from, bound)
+			return nil
+		}
+		from[r.Partition] = r.Offset + 1
+		out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+	}
+	return nil
+}
+
+// maxFlow bounds what is read of one flow: an import makes a whole patient's life one.
+const maxFlow = 20_000
+
+// window is what is looked at: from where, and up to the bound that the first request has frozen.
+func (g *Gateway) window(ctx context.Context, in *searchInput) (from, bound places, err error) {
+	store := g.p.Store()
+	if in.Cursor != "" {
+		a, b, _ := strings.Cut(in.Cursor, ".")
+		var isFrom, isBound bool
+		from, isFrom = parsePlaces(a, store.Partitions())
+		bound, isBound = parsePlaces(b, store.Partitions())
+		if !isFrom || !isBound {
+			return nil, nil, badRequest("cursor: give what a former answer had as next")
+		}
+		return from, bound, nil
+	}
+	if in.Until.IsZero() {
+		bound, err = store.Heads(ctx)
+	} else {
+		bound, err = store.OffsetsAt(ctx, in.Until)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	from = make(places, store.Partitions())
+	if !in.Since.IsZero() {
+		if from, err = store.OffsetsAt(ctx, in.Since); err != nil {
+			return nil, nil, err
+		}
+	}
+	if in.Key != "" { // a key lives in eventOne partition
+		p := eventstore.PartitionOf(in.Key, len(from))
+		for i := range from {
+			if i != p {
+				from[i] = bound[i]
+			}
+		}
+	}
+	return from, bound, nil
+}
+
+func cursorOf(from, bound places) string { return from.String() + "." + bound.String() }
+
+// condition is what an event must be, beyond its type and time.
+func (g *Gateway) condition(in *searchInput) (func(r eventstore.Record) bool, error) {
+	type eventMember struct{ path, value string }
+	var members []eventMember
+	for _, text := range in.Member {
+		path, value, ok := strings.Cut(text, "=")
+		if !ok || !strings.HasPrefix(path, "/") {
+			return nil, badRequest("eventMember: give a JSON pointer into the payload, an equals sign and a value, such as /medication/ndc=0093-7424-56")
+		}
+		members = append(members, eventMember{path, value})
+	}
+	return func(r eventstore.Record) bool {
+		if in.Key != "" && r.PartitionKey != in.Key || in.Source != "" && r.Source != in.Source {
+			return false
+		}
+		if in.Subject != "" {
+			if id, ok := g.p.Registry().SubjectID(r.Event); !ok || id != in.Subject {
+				return false
+			}
+		}
+		for _, m := range members {
+			if !hasMember(r.Payload, m.path, m.value) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+var unescaper = strings.NewReplacer("~1", "/", "~0", "~")
+
+// hasMember says whether a JSON pointer leads to a value: a string of this text, or another scalar that is written so.
+func hasMember(doc json.RawMessage, pointer, want string) bool {
+	for name := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		doc = bytes.TrimLeft(doc, " \t\r\n")
+		if len(doc) == 0 {
+			return false
+		}
+		switch doc[0] {
+		case '{':
+			var object map[string]json.RawMessage
+			if json.Unmarshal(doc, &object) != nil {
+				return false
+			}
+			v, ok := object[unescaper.Replace(name)]
+			if !ok {
+				return false
+			}
+			doc = v
+		case '[':
+			var list []json.RawMessage
+			i, err := strconv.Atoi(name)
+			if err != nil || json.Unmarshal(doc, &list) != nil || i < 0 || i >= len(list) {
+				return false
+			}
+			doc = list[i]
+		default:
+			return false
+		}
+	}
+	var text string
+	if json.Unmarshal(doc, &text) == nil {
+		return text == want
+	}
+	return string(bytes.TrimSpace(doc)) == want
+}
+
+// streamRoutes show the histories of entities, and what they come to.
+func (g *Gateway) streamRoutes() {
+	type eventListIn struct {
+		Prefix string `query:"prefix" maxLength:"512"`
+		After  string `query:"after" maxLength:"512" doc:"The last name of a former answer."`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	}
+	type eventListOut struct {
+		Body struct {
+			Streams []string `json:"streams"`
+		}
+	}
+	register(g, huma.Operation{OperationID: "list-streams", Method: http.MethodGet, Path: "/v1/streams", Tags: []string{"streams"}, Summary: "Names of streams",
+		Description: "Names of streams hold the ids of entities. The caller must be granted to read everything."},
+		func(ctx context.Context, in *eventListIn) (*eventListOut, error) {
+			if err := g.mayAll(ctx, auth.Read, "**"); err != nil {
+				return nil, err
+			}
+			names, err := g.p.Store().Streams(ctx, in.Prefix, in.After, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			out := &eventListOut{}
+			out.Body.Streams = append([]string{}, names...)
+			return out, nil
+		})
+
+	type eventStreamIn struct {
+		Category string `path:"category" maxLength:"255"`
+		ID       string `path:"id" maxLength:"256"`
+		From     int64  `query:"from" minimum:"1" default:"1" doc:"First version."`
+		Limit    int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+		Payload  string `query:"payload" enum:"full,masked,none" default:"full"`
+	}
+	type eventStreamOut struct {
+		Body struct {
+			Stream  string   `json:"stream"`
+			Version int64    `json:"version" doc:"Number of events in the stream."`
+			Events  []record `json:"events" doc:"Those that the caller may read."`
+			Next    int64    `json:"next,omitempty" doc:"The version to go on from."`
+		}
+	}
+	register(g, huma.Operation{OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}", Tags: []string{"streams"}, Summary: "The history of eventOne entity"},
+		func(ctx context.Context, in *eventStreamIn) (*eventStreamOut, error) {
+			out := &eventStreamOut{}
+			out.Body.Stream, out.Body.Events = in.Category+"/"+in.ID, []record{}
+			var err error
+			if out.Body.Version, err = g.p.Store().StreamVersion(ctx, out.Body.Stream); err != nil {
+				return nil, err
+			}
+			records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: in.From, Limit: in.Limit})
+			if err != nil {
+				return nil, hideStream(err)
+			}
+			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
+			for _, r := range records {
+				if match(r.Type) {
+					out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+				}
+			}
+			if len(records) > 0 && len(out.Body.Events) == 0 {
+				return nil, hideStream(eventstore.ErrNotFound) // nothing of it is theirs to see
+			}
+			if n := len(records); n == in.Limit && records[n-1].StreamVersion < out.Body.Version {
+				out.Body.Next = records[n-1].StreamVersion + 1
+			}
+			return out, nil
+		})
+
+	type eventStateIn struct {
+		Category string    `path:"category" maxLength:"255"`
+		ID       string    `path:"id" maxLength:"256"`
+		Version  int64     `query:"version" minimum:"0" doc:"After this event of the stream."`
+		At       time.Time `query:"at" doc:"As it was known at this time."`
+		Payload  string    `query:"payload" enum:"full,masked" default:"full"`
+	}
+	type eventStateOut struct {
+		Body struct {
+			Stream     string          `json:"stream"`
+			Version    int64           `json:"version"`
+			RecordedAt time.Time       `json:"recordedAt"`
+			Masked     bool            `json:"masked,omitempty"`
+			State      json.RawMessage `json:"state"`
+		}
+	}
+	register(g, huma.Operation{OperationID: "get-state", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}/state", Tags: []string{"streams"}, Summary: "What an entity is, or was",
+		Description: "Folds the events of an entity: now, after a version, or as it was known at a time. The caller must be granted to read the types of the category."},
+		func(ctx context.Context, in *eventStateIn) (*eventStateOut, error) {
+			if err := g.mayAll(ctx, auth.Read, in.Category+".**"); err != nil {
+				return nil, err
+			}
+			fold := g.o.States[in.Category]
+			if fold == nil {
+				return nil, notFound("no entity of the category %q has a state that this program can fold", in.Category)
+			}
+			if in.Version > 0 && !in.At.IsZero() {
+				return nil, badRequest("give version or at, not both")
+			}
+			s, err := fold(ctx, g.p, in.ID, in.Version, in.At)
+			if err != nil {
+				return nil, hideStream(err)
+			}
+			out := &eventStateOut{}
+			out.Body.Stream, out.Body.Version, out.Body.RecordedAt, out.Body.State = in.Category+"/"+in.ID, s.Version, s.RecordedAt, s.State
+			if in.Payload == payloadMasked {
+				out.Body.State, out.Body.Masked = g.p.Registry().Mask(event.Event{Metadata: s.As, Payload: s.State}), true
+			}
+			return out, nil
+		})
+}
+
+func hideStream(err error) error {
+	if errors.Is(err, eventstore.ErrNotFound) {
+		return notFound("no events of this stream by then")
+	}
+	return err
+}
