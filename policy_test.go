@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"auth":                  {"bus"},
 	"confluent":             {"event", "schema", "eventstore"},
 	"gateway":               {"", "asyncapi", "auth", "bus", "catalog/platform", "confluent", "event", "eventstore", "flow", "projection", "saga", "schema"},
+	"console":               {"", "auth", "bus", "catalog/platform", "event", "eventstore", "flow", "gateway", "projection", "saga", "schema"},
 	"carebustest":           {"", "aggregate", "bus", "event", "eventstore"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.

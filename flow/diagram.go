@@ -14,6 +14,7 @@ type step struct {
 	text     string
 	detail   string // of a failure
 	atMs     float64
+	event    int // index of the event that it is about; -1 for what concerns all
 }
 
 type stepKind int
@@ -58,12 +59,12 @@ func (f *Flow) diagram(opts Options) diagram {
 	}
 	for i, e := range drawn {
 		if pause, ok := f.pauseBefore(i, opts.Pause); ok {
-			d.steps = append(d.steps, step{kind: across, text: "pause of " + span(pause)})
+			d.steps = append(d.steps, step{kind: across, text: "pause of " + span(pause), event: -1})
 		}
 		if e.Failure != nil {
 			if e.Cause < 0 || e.Cause >= len(drawn) {
 				// The event that failed is not drawn, so there is nothing to hang the failure on.
-				d.steps = append(d.steps, step{kind: lostFailure, from: participant(groupName(e.Failure)), detail: failureText(e.Failure), atMs: e.AtMs})
+				d.steps = append(d.steps, step{kind: lostFailure, from: participant(groupName(e.Failure)), detail: failureText(e.Failure), atMs: e.AtMs, event: i})
 			}
 			continue
 		}
@@ -71,14 +72,14 @@ func (f *Flow) diagram(opts Options) diagram {
 		consumers := f.consumers(i, len(drawn))
 		switch {
 		case e.Work != nil:
-			d.steps = append(d.steps, step{kind: work, from: from, to: from, text: workText(e.Work), atMs: e.AtMs})
+			d.steps = append(d.steps, step{kind: work, from: from, to: from, text: workText(e.Work), atMs: e.AtMs, event: i})
 			// What a saga does next is its next step, not an answer to itself.
 			consumers = slices.DeleteFunc(consumers, func(c consumer) bool { return c.failure == nil && c.lifeline == e.lifeline() })
 		case len(consumers) == 0:
-			d.steps = append(d.steps, step{kind: local, from: from, text: e.Type, atMs: e.AtMs})
+			d.steps = append(d.steps, step{kind: local, from: from, text: e.Type, atMs: e.AtMs, event: i})
 		}
 		for _, c := range consumers {
-			s := step{kind: message, from: from, text: e.Type, atMs: e.AtMs}
+			s := step{kind: message, from: from, text: e.Type, atMs: e.AtMs, event: i}
 			if c.failure != nil {
 				s.kind, s.to, s.detail = failed, participant(groupName(c.failure)), failureText(c.failure)
 			} else {
@@ -87,11 +88,11 @@ func (f *Flow) diagram(opts Options) diagram {
 			d.steps = append(d.steps, s)
 		}
 		if text := handlingText(&e); text != "" && !told(&e, consumers) {
-			d.steps = append(d.steps, step{kind: handled, from: from, text: text, atMs: e.AtMs})
+			d.steps = append(d.steps, step{kind: handled, from: from, text: text, atMs: e.AtMs, event: i})
 		}
 	}
 	if more := len(f.Events) - len(drawn); more > 0 && len(d.participants) > 0 {
-		d.steps = append(d.steps, step{kind: across, text: "… " + counted(more, "more event", "more events")})
+		d.steps = append(d.steps, step{kind: across, text: "… " + counted(more, "more event", "more events"), event: -1})
 	}
 	return d
 }

@@ -39,8 +39,21 @@ func callerOf(ctx context.Context) caller {
 // Caller is the principal of the request that ctx belongs to: for mounted handlers.
 func Caller(ctx context.Context) *auth.Principal { return callerOf(ctx).Principal }
 
+// Enter admits a request as the gateway's own routes do: for open mounts that ask for credentials in a way of their own. The
+// request that it returns has the caller in its context, and the gateway answers it, and others with that context, without
+// asking again. The error is a *Problem.
+func (g *Gateway) Enter(r *http.Request) (*http.Request, error) { return g.admit(nil, r) }
+
+// Deny says that the caller may not do something with a resource, as a *Problem, and records the denial.
+func (g *Gateway) Deny(ctx context.Context, v auth.Verb, resource string) error {
+	return g.deny(ctx, v, resource)
+}
+
 // admit finds out who is at the door and counts the request against their rate.
 func (g *Gateway) admit(_ http.ResponseWriter, r *http.Request) (*http.Request, error) {
+	if _, ok := r.Context().Value(callerKey{}).(caller); ok { // Enter has admitted it: nobody else has the key
+		return r, nil
+	}
 	c := caller{Principal: everyone, remote: r.RemoteAddr}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		c.remote = host

@@ -58,7 +58,9 @@ func (g *Gateway) docRoutes() {
 		http.Redirect(w, r, "/docs/", http.StatusMovedPermanently)
 	})
 	g.mux.Handle("GET /docs/", page)
-	g.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/docs/", http.StatusFound) })
+	if _, ok := g.o.Mount["GET /{$}"]; !ok { // whoever mounts a first page has it instead
+		g.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/docs/", http.StatusFound) })
+	}
 	g.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, notFound("there is nothing here; /openapi.json and /docs say what there is"))
 	})

@@ -48,8 +48,9 @@ type Options struct {
 // the caller is in the request's context (Caller).
 type Mount struct {
 	Handler http.Handler
-	Verb    auth.Verb // that the caller must have for some event type
-	Open    bool      // no credentials are asked for
+	Make    func(g *Gateway) http.Handler // makes the Handler, where it needs the gateway
+	Verb    auth.Verb                     // that the caller must have for some event type
+	Open    bool                          // no credentials are asked for
 }
 
 // State folds an entity: at a version, or as it was known at a time, or now when both are zero. What it returns is the state
@@ -217,6 +218,9 @@ func (g *Gateway) registryRoutes() error {
 }
 
 func (g *Gateway) mounted(pattern string, m Mount) http.Handler {
+	if m.Make != nil {
+		m.Handler = m.Make(g)
+	}
 	if m.Open {
 		return m.Handler
 	}

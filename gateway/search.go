@@ -27,7 +27,9 @@ type searchInput struct {
 	Subject     string    `query:"subject" maxLength:"256" doc:"About this person, by the schema's x-subject-id."`
 	Source      string    `query:"source" maxLength:"128" doc:"Stated by this service."`
 	Member      []string  `query:"eventMember,explode" maxItems:"10" doc:"Where a eventMember of the payload has a value: /medication/ndc=0093-7424-56."`
+	Text        string    `query:"text" maxLength:"256" doc:"Where the text of the payload has this part, in upper or lower case."`
 	Payload     string    `query:"payload" enum:"full,masked,none" default:"full" doc:"How payloads are shown."`
+	Order       string    `query:"order" enum:"oldest,newest" default:"oldest" doc:"By recording. Newest first, with a type or pattern that is of 12 types at most, it is by timestamp."`
 	Limit       int       `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor      string    `query:"cursor" maxLength:"4096" doc:"The next of a former answer, with the same other parameters. What was stored after the first request is not seen."`
 }
@@ -35,7 +37,7 @@ type searchInput struct {
 // page is a part of an answer.
 type page struct {
 	Body struct {
-		Events []record `json:"events" doc:"In the order they were recorded."`
+		Events []record `json:"events" doc:"In the order asked for."`
 		Next   string   `json:"next,omitempty" doc:"Cursor of the rest. A page may have fewer events than the limit, and still a rest."`
 	}
 }
@@ -86,6 +88,9 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	out := &page{}
 	out.Body.Events = []record{}
 	seen := 0
+	if in.Order == "newest" {
+		return out, g.searchNewest(ctx, in, from, bound, match, keep, out)
+	}
 	if in.Correlation != "" {
 		return out, g.searchFlow(ctx, in, from, bound, match, keep, out)
 	}
@@ -136,7 +141,8 @@ const maxFlow = 20_000
 func (g *Gateway) window(ctx context.Context, in *searchInput) (from, bound places, err error) {
 	store := g.p.Store()
 	if in.Cursor != "" {
-		a, b, _ := strings.Cut(in.Cursor, ".")
+		places, _, _ := strings.Cut(in.Cursor, "~")
+		a, b, _ := strings.Cut(places, ".")
 		var isFrom, isBound bool
 		from, isFrom = parsePlaces(a, store.Partitions())
 		bound, isBound = parsePlaces(b, store.Partitions())
@@ -183,6 +189,7 @@ func (g *Gateway) condition(in *searchInput) (func(r eventstore.Record) bool, er
 		}
 		members = append(members, eventMember{path, value})
 	}
+	text := bytes.ToLower([]byte(in.Text))
 	return func(r eventstore.Record) bool {
 		if in.Key != "" && r.PartitionKey != in.Key || in.Source != "" && r.Source != in.Source {
 			return false
@@ -191,6 +198,9 @@ func (g *Gateway) condition(in *searchInput) (func(r eventstore.Record) bool, er
 			if id, ok := g.p.Registry().SubjectID(r.Event); !ok || id != in.Subject {
 				return false
 			}
+		}
+		if len(text) > 0 && !bytes.Contains(bytes.ToLower(r.Payload), text) {
+			return false
 		}
 		for _, m := range members {
 			if !hasMember(r.Payload, m.path, m.value) {

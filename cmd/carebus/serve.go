@@ -43,7 +43,7 @@ func newServeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the store over HTTP",
-		Long: `Serves the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the schema registry, metrics.
+		Long: `Serves the console at /console/ and the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the schema registry, metrics.
 It is described at /docs. Without a policy file everybody may do everything, so the address must be on loopback then.
 With --services the reference services run in this process too.`,
 		Example: `carebus serve
@@ -107,6 +107,9 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Log
 	if o.Door == nil && !gateway.ListenLocal(l.Addr()) {
 		return errors.Join(usagef("--listen %s can be reached from other machines; give --policy, which says who may do what, or an address on loopback", f.listen), l.Close())
 	}
+	web := newConsole(ctx, p, o)
+	defer web.Close()
+	o.Mount = web.Mounts()
 	g, err := gateway.New(ctx, p, &o)
 	if err != nil {
 		return errors.Join(err, l.Close())
