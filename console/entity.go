@@ -232,9 +232,10 @@ func (q *request) history(d *entityView, reveal bool) error {
 						delete(members, p)
 					}
 				}
-				if c.To != nil {
-					members[c.Pointer] = blame{Pointer: c.Pointer, Value: c.To, Step: Step{Version: s.Version, RecordedAt: s.RecordedAt, EventID: s.EventID, Type: s.Type, Source: s.Source}}
-				}
+				by := Step{Version: s.Version, RecordedAt: s.RecordedAt, EventID: s.EventID, Type: s.Type, Source: s.Source}
+				eachLeaf(c.Pointer, c.To, func(pointer string, value json.RawMessage) {
+					members[pointer] = blame{Pointer: pointer, Value: value, Step: by}
+				})
 			}
 		}
 		d.Steps = append(d.Steps, s)
@@ -247,8 +248,8 @@ func (q *request) history(d *entityView, reveal bool) error {
 		return fmt.Errorf("console: history of %s: %w", d.Category, err)
 	}
 	for i := range d.Steps {
-		if d.Steps[i].Version == d.Version {
-			d.Selected = &d.Steps[i]
+		if s := d.Steps[i]; s.Version == d.Version {
+			d.Selected = &s
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(members)) {
@@ -259,6 +260,23 @@ func (q *request) history(d *entityView, reveal bool) error {
 	slices.Reverse(d.Steps)
 	return nil
 }
+
+// eachLeaf calls fn for the innermost members of a value that was set.
+func eachLeaf(pointer string, value json.RawMessage, fn func(pointer string, value json.RawMessage)) {
+	var object map[string]json.RawMessage
+	switch {
+	case value == nil:
+	case json.Unmarshal(value, &object) == nil && len(object) > 0:
+		for name, v := range object {
+			eachLeaf(pointer+"/"+escaper.Replace(name), v, fn)
+		}
+	default:
+		fn(pointer, value)
+	}
+}
+
+// escaper writes a name as a part of a JSON pointer.
+var escaper = strings.NewReplacer("~", "~0", "/", "~1")
 
 // story adds what has happened to a patient elsewhere.
 func (q *request) story(d *entityView) error {

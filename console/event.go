@@ -198,7 +198,7 @@ func maskedFields(doc json.RawMessage) []string {
 		switch v := v.(type) {
 		case map[string]any:
 			for name, x := range v {
-				walk(pointer+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name), x)
+				walk(pointer+"/"+escaper.Replace(name), x)
 			}
 		case []any:
 			for i, x := range v {

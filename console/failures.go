@@ -194,7 +194,7 @@ func (q *request) correctFailure() (*view, error) {
 	d.Findings = q.findings(e)
 	if q.r.PostFormValue("do") != "correct" || len(d.Findings) > 0 {
 		v := q.failureView(d)
-		if len(d.Findings) > 0 {
+		if len(d.Findings) > 0 && q.r.PostFormValue("do") == "correct" {
 			v.Status = http.StatusUnprocessableEntity
 		}
 		return v, nil

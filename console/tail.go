@@ -148,9 +148,7 @@ func (q *request) live() error {
 	if err != nil {
 		return err
 	}
-	if !rows && f == (filter{}) {
-		match = nil // the page asks for what the caller may see by itself
-	}
+	commits := !rows && f == (filter{}) // a page about more than events: every commit may have changed it
 	store := q.p.Store()
 	from := q.r.Header.Get("Last-Event-ID")
 	if from == "" {
@@ -189,7 +187,13 @@ func (q *request) live() error {
 		if err != nil {
 			return nil // the browser comes back with its last id
 		}
-		if !slices.Equal(heads, at) {
+		switch {
+		case commits:
+			at = heads
+			if send(fmt.Sprintf("id: %s\nevent: news\ndata: {}\n\n", placesText(at))) != nil || !q.rest(pause) {
+				return nil
+			}
+		case !slices.Equal(heads, at):
 			found, err := store.Latest(q.ctx(), eventstore.LatestQuery{From: at, Before: heads, Key: f.Key, Match: match, Keep: f.keep, Limit: mostRows})
 			if err != nil {
 				return nil

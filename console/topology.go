@@ -149,6 +149,10 @@ func (d *topologyView) build(here string) {
 		return n
 	}
 	owner, groups := map[string]*mapNode{}, map[string]flow.Consumer{}
+	named := map[string]string{} // services, by what groups of theirs are called
+	for _, s := range d.T.Services {
+		named[plainName(s.Name)] = s.Name
+	}
 	for _, g := range d.T.Groups {
 		groups[g.Group] = g
 		everything := slices.Contains(g.Patterns, "**") || slices.Contains(g.Patterns, "*")
@@ -157,7 +161,9 @@ func (d *topologyView) build(here string) {
 			continue
 		}
 		kind, name := "group", g.Group
-		if g.Service != "" {
+		if service, ok := named[plainName(name)]; ok {
+			kind, name = "service", service // a group that is called as a service is that service's
+		} else if g.Service != "" {
 			kind, name = "service", g.Service
 		}
 		if name == "carebus" && !d.All {
@@ -248,6 +254,11 @@ func (d *topologyView) build(here string) {
 	d.Edges = slices.SortedFunc(maps.Values(edges), func(a, b *mapEdge) int {
 		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To))
 	})
+}
+
+// plainName is a name without what tells services from their groups.
+func plainName(name string) string {
+	return strings.ReplaceAll(strings.TrimSuffix(strings.ToLower(name), "-service"), "-", "")
 }
 
 func (n *mapNode) note() {

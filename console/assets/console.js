@@ -8,7 +8,7 @@ const all = (sel, root = document) => [...root.querySelectorAll(sel)];
 // ---- theme: light, dark, or as the system is set
 
 const themes = ["", "light", "dark"];
-const themeNames = { "": "Theme: system", light: "Theme: light", dark: "Theme: dark" };
+const themeNames = { "": "◐ System", light: "○ Light", dark: "● Dark" };
 const themeButton = document.getElementById("theme");
 
 function showTheme() {
@@ -66,6 +66,7 @@ document.addEventListener("click", async (e) => {
 const live = document.body.dataset.live;
 let source = null;
 let waiting = false;
+let again = false;
 let paused = false;
 
 /** A region is left alone while somebody types, selects or has opened something in it. */
@@ -77,8 +78,10 @@ function busy(region) {
 }
 
 async function look() {
-  if (waiting || paused) return;
+  if (paused) return;
+  if (waiting) { again = true; return; } // news while looking: look once more
   waiting = true;
+  again = false;
   try {
     const r = await fetch(location.href, { headers: { "X-Console-Live": "1" }, credentials: "same-origin" });
     if (!r.ok || r.redirected) return;
@@ -101,6 +104,7 @@ async function look() {
     pan();
   } finally {
     waiting = false;
+    if (again) look();
   }
 }
 
