@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/carebus/carebus/auth"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/saga"
 )
@@ -67,25 +68,29 @@ var spans = []struct {
 
 func (q *request) overview() (*view, error) {
 	var d struct {
-		Stored           int64
-		Span             string
-		Spans            []string
-		Chart            template.HTML
-		InSpan           int64
-		PerMinute        float64
-		Groups           []groupRow
-		MoreGroups       int
-		MaxLag           int64
-		LagGroup         string
-		Parked, Stopped  int64
-		ParkedEvents     int64
-		Failures         []failureKind
-		Stuck            int
-		Queued           int
-		Changes          []record
-		SeesAll, SeesAny bool
+		Stored          int64
+		Span            string
+		Spans           []string
+		Chart           template.HTML
+		InSpan          int64
+		PerMinute       float64
+		Groups          []groupRow
+		MoreGroups      int
+		MaxLag          int64
+		LagGroup        string
+		Parked, Stopped int64
+		ParkedEvents    int64
+		Failures        []failureKind
+		Stuck           int
+		Queued          int
+		Changes         []record
+		SeesAll         bool // and so how much there is of everything
+	}
+	if c := q.caller(); !c.MaySome(auth.Read) && !c.MaySome(auth.Operate) {
+		return nil, q.g.Deny(q.ctx(), auth.Read, "")
 	}
 	now := time.Now()
+	d.SeesAll = q.caller().MayAll(auth.Read, "**")
 	heads, err := q.p.Store().Heads(q.ctx())
 	if err != nil {
 		return nil, err
@@ -99,16 +104,18 @@ func (q *request) overview() (*view, error) {
 			span, d.Span = s.Span, s.Name
 		}
 	}
-	bars, err := q.traffic.bars(q.ctx(), q.p.Store(), span, now)
-	if err != nil {
-		return nil, err
+	if d.SeesAll {
+		bars, err := q.traffic.bars(q.ctx(), q.p.Store(), span, now)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range bars {
+			d.InSpan += b.Events
+		}
+		last := bars[len(bars)-2:] // the one under way is not full
+		d.PerMinute = float64(last[0].Events+last[1].Events) / now.Sub(last[0].From).Minutes()
+		d.Chart = chart(bars)
 	}
-	for _, b := range bars {
-		d.InSpan += b.Events
-	}
-	last := bars[len(bars)-2:] // the one under way is not full
-	d.PerMinute = float64(last[0].Events+last[1].Events) / now.Sub(last[0].From).Minutes()
-	d.Chart = chart(bars)
 
 	groups, err := q.groupRows()
 	if err != nil {
