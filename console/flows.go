@@ -40,7 +40,7 @@ func (q *request) flows() (*view, error) {
 	if !q.caller().MaySome(auth.Read) {
 		return nil, q.g.Deny(q.ctx(), auth.Read, "")
 	}
-	found, err := q.p.Store().Latest(q.ctx(), eventstore.LatestQuery{Limit: 600, Match: func(t string) bool { return match(t) && !strings.HasPrefix(t, "platform.") }})
+	found, err := q.p.Store().Latest(q.ctx(), eventstore.LatestQuery{Limit: 300, Match: func(t string) bool { return match(t) && !strings.HasPrefix(t, "platform.") }})
 	if err != nil {
 		return nil, err
 	}

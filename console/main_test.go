@@ -3,6 +3,7 @@ package console_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,8 @@ type site struct {
 	p   *carebus.Platform
 	url string
 	c   *http.Client
+
+	handler http.Handler
 }
 
 type jar map[string]*http.Cookie
@@ -94,7 +97,7 @@ func newSite(t testing.TB, door *auth.Door, handle func(p *carebus.Platform) err
 			t.Error(err)
 		}
 	})
-	return &site{t: t, p: p, url: server.URL, c: &http.Client{Transport: transport, Jar: jar{}}}
+	return &site{t: t, p: p, url: server.URL, c: &http.Client{Transport: transport, Jar: jar{}}, handler: g}
 }
 
 // The entities of these tests are folded to the members of their last event.
@@ -147,16 +150,15 @@ func history(ctx context.Context, p *carebus.Platform, id string, reveal bool, y
 }
 
 func story(ctx context.Context, p *carebus.Platform, id string, before console.Moment, limit int) ([]console.Moment, error) {
-	var out []console.Moment
-	for r, err := range p.Store().All(ctx, nil, nil) {
-		if err != nil {
-			return nil, err
-		}
-		if subject, ok := p.Registry().SubjectID(r.Event); ok && subject == id && before.At.IsZero() && len(out) < limit {
-			out = append(out, console.Moment{At: time.UnixMilli(r.Timestamp), EventID: r.ID, Type: r.Type, Title: "title", Source: r.Source, CorrelationID: r.CorrelationID})
-		}
+	records, err := p.Store().Stream(ctx, eventstore.StreamQuery{Stream: "patient.record/" + id, Limit: limit})
+	if errors.Is(err, eventstore.ErrNotFound) || !before.At.IsZero() {
+		return nil, nil
 	}
-	return out, nil
+	var out []console.Moment
+	for _, r := range records {
+		out = append(out, console.Moment{At: time.UnixMilli(r.Timestamp), EventID: r.ID, Type: r.Type, Title: "title", Source: r.Source, CorrelationID: r.CorrelationID})
+	}
+	return out, err
 }
 
 // page is an answer.

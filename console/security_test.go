@@ -3,37 +3,76 @@ package console_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"unicode"
+
+	"golang.org/x/net/html"
 
 	"github.com/carebus/carebus/auth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 )
 
-// What a page may load is in these attributes.
-var loads = regexp.MustCompile(`(?i)<(?:script|link|img|iframe|object|embed|source|video|audio|image|use)\b[^>]*?\b(?:src|href|data|xlink:href)\s*=\s*"([^"]*)"`)
+// allowedElements are those that pages are made of.
+var allowedElements = strings.Fields(`html head meta title link script body a div nav span form input kbd button main h1 h2 h3 p details summary code section table thead tbody tr th td
+	time progress ul ol li dl dt dd select option datalist label textarea dialog strong bdi svg circle path line rect text g`)
 
-// checkLoads refuses a page that loads from elsewhere, or has script or style in its text.
+// checkLoads reads a page as a browser does, and refuses what could act, or loads from elsewhere.
 func checkLoads(t *testing.T, path, text string) {
 	t.Helper()
-	for _, m := range loads.FindAllStringSubmatch(text, -1) {
-		if !strings.HasPrefix(m[1], "/console/assets/") {
-			t.Errorf("%s loads %q", path, m[1])
+	in := html.NewTokenizer(strings.NewReader(text))
+	for {
+		kind := in.Next()
+		if kind == html.ErrorToken {
+			if err := in.Err(); !errors.Is(err, io.EOF) {
+				t.Errorf("%s: %v", path, err)
+			}
+			return
 		}
-	}
-	for _, re := range []string{`<script\b[^>]*>[^<]`, `<style\b`, `<[a-z][^>]*\sstyle\s*=`, `<[a-z][^>]*\son[a-z]+\s*=`, `href="(?:javascript|data|vbscript):`} {
-		if m := regexp.MustCompile(`(?i)` + re).FindString(text); m != "" {
-			t.Errorf("%s has %q", path, m)
+		token := in.Token()
+		switch {
+		case token.Data == "script" && kind == html.TextToken:
+			t.Errorf("%s has script in its text", path)
+		case kind == html.CommentToken:
+			t.Errorf("%s has a comment: %s", path, token.Data)
+		}
+		if kind != html.StartTagToken && kind != html.SelfClosingTagToken {
+			continue
+		}
+		if !slices.Contains(allowedElements, token.Data) {
+			t.Errorf("%s has an element %s", path, token.Data)
+		}
+		for _, a := range token.Attr {
+			name, value := strings.ToLower(a.Key), strings.TrimSpace(a.Val)
+			switch {
+			case strings.HasPrefix(name, "on"), name == "style", name == "srcdoc", name == "srcset", name == "xlink:href", name == "formaction":
+				t.Errorf("%s: %s has an attribute %s", path, token.Data, name)
+			case name == "src" || name == "href" && token.Data == "link":
+				if !strings.HasPrefix(value, "/console/assets/") {
+					t.Errorf("%s loads %s", path, value)
+				}
+			case name == "href" || name == "action":
+				if !strings.HasPrefix(value, "/console") && value != "/docs" && !strings.HasPrefix(value, "?") && value != "#main" {
+					t.Errorf("%s leads to %s", path, value)
+				}
+			}
+		}
+		if token.Data == "script" && kind == html.StartTagToken {
+			if next := in.Next(); next != html.EndTagToken {
+				t.Errorf("%s has script in its text", path)
+			}
 		}
 	}
 }
@@ -110,13 +149,9 @@ func TestHostileTextsAreInert(t *testing.T) {
 			t.Errorf("%s: %d", p.at, p.status)
 		}
 		checkLoads(t, p.at, p.text)
-		for _, alive := range []string{"<script>", "<img", "<iframe", "onload=alert", "<animate", "</textarea><script", "\u202e", "\u2066", "\u200b"} {
-			if alive == "onload=alert" && !strings.Contains(p.text, "<svg onload=alert") {
-				continue
-			}
+		for _, alive := range []string{"\u202e", "\u2066", "\u200b"} {
 			if strings.Contains(p.text, alive) {
-				at := strings.Index(p.text, alive)
-				t.Errorf("%s has %q: …%s…", p.at, alive, p.text[max(at-60, 0):min(at+60, len(p.text))])
+				t.Errorf("%s has %+q", p.at, alive)
 			}
 		}
 		if len(p.text) > 1<<20 {

@@ -20,8 +20,12 @@ func (g *Gateway) searchNewest(ctx context.Context, in *searchInput, from, bound
 	if types := g.few(in, match); types != nil {
 		return g.newestOfTypes(ctx, in, types, from, bound, keep, out)
 	}
+	budget := newestBudget
+	if in.Text != "" || in.Subject != "" || len(in.Member) > 0 {
+		budget /= 5 // payloads are read
+	}
 	found, err := g.p.Store().Latest(ctx, eventstore.LatestQuery{
-		From: from, Before: bound, Key: in.Key, Match: match, Limit: in.Limit, Keep: func(r *eventstore.Record) bool { return keep(*r) },
+		From: from, Before: bound, Key: in.Key, Match: match, Limit: in.Limit, Budget: budget, Keep: func(r *eventstore.Record) bool { return keep(*r) },
 	})
 	if err != nil {
 		return err
@@ -34,6 +38,9 @@ func (g *Gateway) searchNewest(ctx context.Context, in *searchInput, from, bound
 	}
 	return nil
 }
+
+// newestBudget is how many offsets one request looks at from the end of the log: people wait for it.
+const newestBudget = 15_000
 
 func (g *Gateway) newestOfFlow(ctx context.Context, in *searchInput, from, bound places, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
 	records, err := g.p.Store().Correlation(ctx, in.Correlation, time.Time{}, maxFlow)
@@ -106,7 +113,7 @@ func (g *Gateway) newestOfTypes(ctx context.Context, in *searchInput, types []st
 		if best < 0 {
 			return nil
 		}
-		if len(out.Body.Events) == in.Limit || seen == scanBudget/2 {
+		if len(out.Body.Events) == in.Limit || seen == newestBudget/3 {
 			out.Body.Next = fmt.Sprintf("%s~%d,%d,%d", cursorOf(from, bound), last.Timestamp, last.Partition, last.Offset)
 			return nil
 		}
