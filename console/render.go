@@ -192,6 +192,7 @@ var funcs = template.FuncMap{
 	"clean":    clean,
 	"count":    count,
 	"domain":   domain,
+	"dotted":   dotted,
 	"dur":      duration,
 	"iso":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") },
 	"clock":    func(t time.Time) string { return t.UTC().Format("15:04:05.000") },
@@ -281,6 +282,12 @@ func clean(s string) string {
 		s += fmt.Sprintf("… and %s more characters", count(int64(more)))
 	}
 	return s
+}
+
+// dotted is an event type that may be broken behind its dots where a line is short.
+func dotted(eventType string) template.HTML {
+	text := template.HTMLEscapeString(clean(eventType))
+	return template.HTML(strings.NewReplacer(".", ".<wbr>", "-", "-<wbr>").Replace(text)) //nolint:gosec // escaped before
 }
 
 func hidden(r rune) bool {

@@ -27,7 +27,7 @@ import (
 
 // allowedElements are those that pages are made of.
 var allowedElements = strings.Fields(`html head meta title link script body a div nav span form input kbd button main h1 h2 h3 p details summary code section table thead tbody tr th td
-	time progress ul ol li dl dt dd select option datalist label textarea dialog strong bdi svg circle path line rect text g`)
+	time progress ul ol li dl dt dd select option datalist label textarea dialog strong bdi svg circle path line rect text g wbr`)
 
 // checkLoads reads a page as a browser does, and refuses what could act, or loads from elsewhere.
 func checkLoads(t *testing.T, path, text string) {

@@ -355,7 +355,7 @@ func boxSize(n *mapNode) (width, height float64) {
 	if n.Kind == "type" {
 		return float64(letters)*6.7 + 24, 30
 	}
-	return float64(letters)*7.3 + 40, 46
+	return float64(letters)*7.9 + 40, 46
 }
 
 func clipped(s string) string {

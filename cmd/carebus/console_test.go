@@ -58,7 +58,7 @@ func serveDemo(t *testing.T) *aDemo {
 		t.Fatal(err)
 	}
 	back.Store(0)
-	f := demoFlags{rate: 60, length: 2 * time.Second, pickup: time.Second}
+	f := demoFlags{rate: 60, length: 2 * time.Second, pickup: 5 * time.Second}
 	if err := joinDemo(ctx, p, f); err != nil {
 		t.Fatal(err)
 	}

@@ -102,6 +102,7 @@ async function look() {
     }
     tellTimes();
     pan();
+    all("[data-end]").forEach((box) => { box.scrollLeft = box.scrollWidth; });
   } finally {
     waiting = false;
     if (again) look();
@@ -149,6 +150,8 @@ function pan() {
   }
 }
 pan();
+document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+all("[data-end]").forEach((box) => { box.scrollLeft = box.scrollWidth; });
 all(".drawing .row.marked").forEach((r) => r.scrollIntoView({ block: "center", inline: "nearest" }));
 
 // ---- the slider over versions

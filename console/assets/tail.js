@@ -40,7 +40,8 @@ export function tail() {
   function line(r) {
     const tr = document.createElement("tr");
     tr.className = "arrived";
-    const type = link("type", "/console/events/" + encodeURIComponent(r.id), r.type);
+    const type = link("type", "/console/events/" + encodeURIComponent(r.id), "");
+    r.type.split(/(?<=[.-])/).forEach((part, i) => type.append(...(i ? [document.createElement("wbr")] : []), part));
     type.dataset.domain = r.type.split(".")[0];
     const key = document.createElement("bdi");
     key.textContent = r.key;
