@@ -203,12 +203,11 @@ func expected(sagas []saga.Detail) []flow.Expected {
 			continue
 		}
 		for _, step := range s.Steps {
-			text := ""
+			text := step.State + ": " + step.Name
 			switch step.State {
 			case "to-do":
 				text = "expected: " + step.Name
 			case "waiting", "calling", "running", "resting":
-				text = step.State + ": " + step.Name
 			default:
 				continue
 			}

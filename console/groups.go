@@ -61,7 +61,7 @@ func (q *request) actOnGroup() (*view, error) {
 	name, act := q.path("group"), q.path("act")
 	body := map[string]any{"reason": strings.TrimSpace(q.r.PostFormValue("reason"))}
 	path := "/v1/groups/" + url.PathEscape(name) + "/" + act
-	told := ""
+	var told string
 	switch act {
 	case "pause":
 		told = "paused; its events wait in the log"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -422,6 +421,3 @@ func drawBox(b *strings.Builder, n *mapNode, c *elk.Node) {
 	fmt.Fprintf(b, `<rect x="%.0f" y="%.0f" width="%.0f" height="%.0f" rx="8"/><circle cx="%.0f" cy="%.0f" r="4"/><text class="name" x="%.0f" y="%.0f">%s</text><text class="note" x="%.0f" y="%.0f">%s</text></a>`,
 		x, y, w, h, x+14, y+17, x+24, y+21, escaped(clipped(n.Name)), x+24, y+36, escaped(clipped(n.Note)))
 }
-
-// scopeQuery is the address of the topology around a service or group.
-func scopeQuery(name string) string { return at("topology") + "?scope=" + url.QueryEscape(name) }

@@ -58,7 +58,11 @@ func (t *traffic) count(ctx context.Context, s *eventstore.Store, edge, now time
 			return n, nil
 		}
 	}
-	offsets, err := s.OffsetsAt(ctx, edge)
+	find := func() ([]int64, error) { return s.OffsetsAt(ctx, edge) }
+	if edge.After(now) {
+		find = func() ([]int64, error) { return s.Heads(ctx) }
+	}
+	offsets, err := find()
 	if err != nil {
 		return 0, err
 	}

@@ -123,7 +123,7 @@ func (b *backward) fill(ctx context.Context) (done bool, err error) {
 // window looks at the next window of a partition.
 func (b *backward) window(ctx context.Context, i int) error {
 	p := &b.parts[i]
-	p.width = min(max(p.width*2, 32), 4096)
+	p.width = min(max(p.width*2, int64(2*b.q.Limit/len(b.parts)), 8), 4096) // the newest lie about equally in all
 	from := max(p.from, p.low-p.width)
 	for at := from; at < p.low; {
 		batch, err := b.s.Partition(ctx, PartitionQuery{Partition: i, From: at, To: p.low, Key: b.q.Key, Match: b.q.Match, Limit: int(p.width)})
