@@ -30,6 +30,7 @@ func TestConsoleStories(t *testing.T) {
 		{"a patient as they were known last week", lastWeek},
 		{"a group is paused, falls behind, and is resumed", pausedGroup},
 		{"two versions of a schema", twoVersions},
+		{"a read model is held against its rebuild", checkedProjection},
 		{"keys and palette", keysAndPalette},
 		{"the tail is paused and keeps its rows", pausedTail},
 	} {
@@ -272,6 +273,15 @@ func twoVersions(t *testing.T, d *aDemo, b *browser) {
 	}
 	b.click("text=Swap")
 	b.says("What changed from 2.0.0 to 1.0.0")
+}
+
+func checkedProjection(t *testing.T, d *aDemo, b *browser) {
+	b.open("/console/projections")
+	b.says("priorauth-views")
+	b.do("comparing", chromedp.Evaluate[chromedp.Void](`{ const f = document.querySelector("#check-priorauth-views form"); f.elements.reason.value = "after a restore"; f.querySelector("button").click() }`))
+	b.says("is under way, beside the live tables")
+	b.says("equal to its rebuild")
+	b.says("after a restore")
 }
 
 func keysAndPalette(t *testing.T, d *aDemo, b *browser) {

@@ -20,6 +20,7 @@ export function tail() {
   let paused = false;
   let skipped = 0;
   let connected = false;
+  let once = false; // has been connected
 
   function cell(className, ...children) {
     const td = document.createElement("td");
@@ -63,7 +64,7 @@ export function tail() {
     pauseButton.textContent = paused ? "Resume" : "Pause";
     newButton.hidden = !paused || heldCount === 0;
     newButton.textContent = heldCount + " new";
-    let text = !connected ? "reconnecting" : paused ? "paused; the rows stay" : "live";
+    let text = !connected ? (once ? "reconnecting" : "connecting") : paused ? "paused; the rows stay" : "live";
     if (skipped) text += ", " + "more came than is shown: narrow the filter";
     state.textContent = text;
   }
@@ -86,7 +87,7 @@ export function tail() {
     const url = new URL(table.dataset.stream ?? "", location.href);
     if (last) url.searchParams.set("from", last);
     source = new EventSource(url);
-    source.addEventListener("open", () => { connected = true; tell(); });
+    source.addEventListener("open", () => { connected = once = true; tell(); });
     source.addEventListener("error", () => { connected = false; tell(); });
     source.addEventListener("news", (e) => {
       last = e.lastEventId || last;
