@@ -187,7 +187,7 @@ func (b *browser) open(path string) {
 func (b *browser) holds(what, expression string) {
 	b.t.Helper()
 	b.do(what, func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
-		poll := chromedp.Poll[bool](`document.readyState !== "loading" && (`+expression+`)`, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0))
+		poll := chromedp.Poll[bool](`(() => { try { return document.readyState !== "loading" && (`+expression+`) } catch { return false } })()`, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0))
 		for {
 			_, err := poll(ctx, t)
 			if ctx.Err() != nil {
