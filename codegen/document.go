@@ -2,7 +2,9 @@ package codegen
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -226,11 +228,13 @@ func (m members) find(name string) *node {
 	return nil
 }
 
+var errKind = errors.New("it is something else")
+
 // UnmarshalJSON keeps the order, which a map would lose.
 func (m *members) UnmarshalJSON(text []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(text))
-	if _, err := dec.Token(); err != nil {
-		return err
+	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
+		return fmt.Errorf("members are an object of schemas: %w", cmp.Or(err, errKind))
 	}
 	for dec.More() {
 		key, err := dec.Token()

@@ -28,7 +28,8 @@ look and judge use the catalog.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSchemaListCommand(a), newSchemaGetCommand(a), newSchemaCheckCommand(a), newSchemaDiffCommand(a),
-		newSchemaRegisterCommand(a), newSchemaValidateCommand(a), newSchemaDeprecateCommand(a), newSchemaHistoryCommand(a))
+		newSchemaRegisterCommand(a), newSchemaValidateCommand(a), newSchemaDeprecateCommand(a), newSchemaHistoryCommand(a),
+		newSchemaGenerateCommand(a))
 	return cmd
 }
 
