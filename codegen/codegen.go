@@ -77,7 +77,7 @@ func Go(types []schema.Document, o *Options) (map[string][]byte, error) {
 // ErrNoSchemas is returned by Read for a folder that holds none.
 var ErrNoSchemas = errors.New("codegen: there is no TYPE/VERSION.json")
 
-// Read reads the schemas of a folder, TYPE/VERSION.json, ordered by name. Other files are left alone. The schemas are not
+// Read reads the schemas of a folder, TYPE/VERSION.json, ordered by name. Other files, and hidden ones, are left alone. The schemas are not
 // judged: that is for schema.Registry.
 func Read(folder fs.FS) ([]schema.Document, error) {
 	names, err := fs.Glob(folder, "*/*.json")
@@ -86,6 +86,9 @@ func Read(folder fs.FS) ([]schema.Document, error) {
 	}
 	var out []schema.Document
 	for _, name := range names {
+		if strings.HasPrefix(name, ".") || strings.Contains(name, "/.") {
+			continue
+		}
 		text, err := fs.ReadFile(folder, name)
 		if err != nil {
 			return nil, err

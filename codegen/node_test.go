@@ -27,6 +27,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/auth"
+	"github.com/carebus/carebus/carebustest"
 	"github.com/carebus/carebus/codegen"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/gateway"
@@ -401,6 +402,7 @@ func (p *project) group(t *testing.T) {
 	if times["long 0"] != 1 || times["later 0"] != 1 || times["poison 0"] != 0 {
 		t.Errorf("long %d, later %d, poison %d", times["long 0"], times["later 0"], times["poison 0"])
 	}
+	carebustest.Settle(t, s.platform)
 	status, err := s.platform.Bus().Group(t.Context(), "partner")
 	if err != nil {
 		t.Fatal(err)
