@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,9 +69,14 @@ func (g *Gateway) admit(_ http.ResponseWriter, r *http.Request) (*http.Request, 
 var everyone = auth.Anyone()
 
 // raw makes a handler of a function that reads the request itself.
-func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error, parameters ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, err := g.admit(w, r)
+		for name := range r.URL.Query() {
+			if err == nil && !slices.Contains(parameters, name) {
+				err = badRequest("there is no query parameter of this name; there are: %s", strings.Join(parameters, ", "))
+			}
+		}
 		if err == nil {
 			err = fn(w, r)
 		}

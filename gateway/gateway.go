@@ -166,7 +166,8 @@ func (g *Gateway) routes() {
 	config := huma.DefaultConfig("carebus", "v1")
 	config.Info.Description = "The HTTP API of carebus, an event-driven platform for healthcare services. Errors are problem documents (RFC 9457)."
 	config.DocsPath, config.OpenAPIPath, config.SchemasPath = "", "", ""
-	config.CreateHooks = nil // links to schemas in every answer
+	config.RejectUnknownQueryParameters = true // a filter with a misspelt name would find everything
+	config.CreateHooks = nil                   // links to schemas in every answer
 	config.Transformers = []huma.Transformer{ownProblems}
 	if g.o.Door != nil {
 		config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{

@@ -16,7 +16,7 @@ import (
 )
 
 func (g *Gateway) liveRoutes() {
-	g.mux.HandleFunc("GET /v1/live", g.raw(g.live))
+	g.mux.HandleFunc("GET /v1/live", g.raw(g.live, "type", "key", "correlation", "source", "from", "format"))
 	text := &huma.Schema{Type: huma.TypeString}
 	g.document(&huma.Operation{
 		OperationID: "live", Method: http.MethodGet, Path: "/v1/live", Tags: []string{"events"}, Summary: "Follow events as they are stored",

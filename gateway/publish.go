@@ -61,7 +61,7 @@ type incoming struct {
 }
 
 func (g *Gateway) publishRoutes() {
-	g.mux.HandleFunc("POST /v1/events", g.raw(g.publish))
+	g.mux.HandleFunc("POST /v1/events", g.raw(g.publish, "atomic", "dryRun", "stream", "expected"))
 	integer, boolean, text := &huma.Schema{Type: huma.TypeInteger}, &huma.Schema{Type: huma.TypeBoolean}, &huma.Schema{Type: huma.TypeString}
 	object := &huma.Schema{Type: huma.TypeObject}
 	g.document(&huma.Operation{

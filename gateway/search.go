@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ type searchInput struct {
 	Key         string    `query:"key" maxLength:"256" doc:"With this partition key."`
 	Subject     string    `query:"subject" maxLength:"256" doc:"About this person, by the schema's x-subject-id."`
 	Source      string    `query:"source" maxLength:"128" doc:"Stated by this service."`
-	Member      []string  `query:"eventMember,explode" maxItems:"10" doc:"Where a eventMember of the payload has a value: /medication/ndc=0093-7424-56."`
+	Member      []string  `query:"member,explode" maxItems:"10" doc:"Where a member of the payload has a value: /medication/ndc=0093-7424-56."`
 	Payload     string    `query:"payload" enum:"full,masked,none" default:"full" doc:"How payloads are shown."`
 	Limit       int       `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor      string    `query:"cursor" maxLength:"4096" doc:"The next of a former answer, with the same other parameters. What was stored after the first request is not seen."`
@@ -67,7 +68,7 @@ func (g *Gateway) searchRoutes() {
 	g.streamRoutes()
 }
 
-// scanBudget is how many events eventOne request looks at, so that a search for what is rare does not hold the store for long.
+// scanBudget is how many events one request looks at, so that a search for what is rare does not hold the store for long.
 const scanBudget = 50_000
 
 func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
@@ -78,7 +79,7 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	from, bound, err := g.window(ctx, in)
+	w, err := g.windowOf(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -87,21 +88,21 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	out.Body.Events = []record{}
 	seen := 0
 	if in.Correlation != "" {
-		return out, g.searchFlow(ctx, in, from, bound, match, keep, out)
+		return out, g.searchFlow(ctx, in, w, match, keep, out)
 	}
-	for r, err := range g.p.Store().All(ctx, from, match) {
+	for r, err := range g.p.Store().All(ctx, slices.Clone(w.from), match) {
 		if err != nil {
 			return nil, err
 		}
-		if r.Offset >= bound[r.Partition] {
+		if r.Offset >= w.bound[r.Partition] {
 			continue
 		}
 		if len(out.Body.Events) == in.Limit || seen == scanBudget {
-			out.Body.Next = cursorOf(from, bound)
+			out.Body.Next = w.String()
 			return out, nil
 		}
 		seen++
-		from[r.Partition] = r.Offset + 1
+		w.from[r.Partition] = r.Offset + 1
 		if keep(r) {
 			out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 		}
@@ -109,79 +110,114 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	return out, nil
 }
 
-// searchFlow pages through eventOne flow, which the store has an index of.
-func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, from, bound places, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
-	records, err := g.p.Store().Correlation(ctx, in.Correlation, time.Time{}, maxFlow)
-	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
-		return err
-	}
-	for _, r := range records {
-		if r.Offset < from[r.Partition] || r.Offset >= bound[r.Partition] || !match(r.Type) || !keep(r) {
-			continue
+// searchFlow pages through one flow, which the store has an index of.
+func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	chunk := max(1000, 2*g.p.Store().Partitions())
+	for {
+		records, err := g.p.Store().Correlation(ctx, in.Correlation, w.after, chunk)
+		if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
+			return err
 		}
-		if len(out.Body.Events) == in.Limit {
-			out.Body.Next = cursorOf(from, bound)
+		for i, r := range records {
+			if len(out.Body.Events) == in.Limit {
+				out.Body.Next = w.String()
+				return nil
+			}
+			// Events of several partitions may be of one moment: time passes when the next event is later.
+			if i > 0 && r.RecordedAt.After(records[i-1].RecordedAt) {
+				w.after = records[i-1].RecordedAt
+			}
+			if r.Offset < w.from[r.Partition] || r.Offset >= w.bound[r.Partition] || !match(r.Type) {
+				continue
+			}
+			w.from[r.Partition] = r.Offset + 1
+			if keep(r) {
+				out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+			}
+		}
+		if len(records) < chunk {
 			return nil
 		}
-		from[r.Partition] = r.Offset + 1
-		out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 	}
-	return nil
 }
 
 // maxFlow bounds what is read of one flow: an import makes a whole patient's life one.
 const maxFlow = 20_000
 
-// window is what is looked at: from where, and up to the bound that the first request has frozen.
-func (g *Gateway) window(ctx context.Context, in *searchInput) (from, bound places, err error) {
+// window is what a search looks at: from where, and up to the bound that its first request has frozen. In a flow all that was
+// recorded up to a time is behind.
+type window struct {
+	from, bound places
+	after       time.Time
+}
+
+// String is the cursor of the rest.
+func (w *window) String() string {
+	text := w.from.String() + "." + w.bound.String()
+	if !w.after.IsZero() {
+		text += "." + strconv.FormatInt(w.after.UnixMicro(), 10)
+	}
+	return text
+}
+
+func (g *Gateway) windowOf(ctx context.Context, in *searchInput) (*window, error) {
 	store := g.p.Store()
+	w := &window{}
+	var err error
 	if in.Cursor != "" {
-		a, b, _ := strings.Cut(in.Cursor, ".")
-		var isFrom, isBound bool
-		from, isFrom = parsePlaces(a, store.Partitions())
-		bound, isBound = parsePlaces(b, store.Partitions())
-		if !isFrom || !isBound {
-			return nil, nil, badRequest("cursor: give what a former answer had as next")
+		parts := strings.Split(in.Cursor, ".")
+		ok := len(parts) == 2 || len(parts) == 3
+		if ok {
+			var isFrom, isBound bool
+			w.from, isFrom = parsePlaces(parts[0], store.Partitions())
+			w.bound, isBound = parsePlaces(parts[1], store.Partitions())
+			ok = isFrom && isBound
 		}
-		return from, bound, nil
+		if ok && len(parts) == 3 {
+			micros, err := strconv.ParseInt(parts[2], 10, 64)
+			ok = err == nil && micros > 0
+			w.after = time.UnixMicro(micros)
+		}
+		if !ok {
+			return nil, badRequest("cursor: give what a former answer had as next")
+		}
+		return w, nil
 	}
 	if in.Until.IsZero() {
-		bound, err = store.Heads(ctx)
+		w.bound, err = store.Heads(ctx)
 	} else {
-		bound, err = store.OffsetsAt(ctx, in.Until)
+		w.bound, err = store.OffsetsAt(ctx, in.Until)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	from = make(places, store.Partitions())
+	w.from = make(places, store.Partitions())
 	if !in.Since.IsZero() {
-		if from, err = store.OffsetsAt(ctx, in.Since); err != nil {
-			return nil, nil, err
+		if w.from, err = store.OffsetsAt(ctx, in.Since); err != nil {
+			return nil, err
 		}
 	}
-	if in.Key != "" { // a key lives in eventOne partition
-		p := eventstore.PartitionOf(in.Key, len(from))
-		for i := range from {
+	if in.Key != "" { // a key lives in one partition
+		p := eventstore.PartitionOf(in.Key, len(w.from))
+		for i := range w.from {
 			if i != p {
-				from[i] = bound[i]
+				w.from[i] = w.bound[i]
 			}
 		}
 	}
-	return from, bound, nil
+	return w, nil
 }
-
-func cursorOf(from, bound places) string { return from.String() + "." + bound.String() }
 
 // condition is what an event must be, beyond its type and time.
 func (g *Gateway) condition(in *searchInput) (func(r eventstore.Record) bool, error) {
-	type eventMember struct{ path, value string }
-	var members []eventMember
+	type member struct{ path, value string }
+	var members []member
 	for _, text := range in.Member {
 		path, value, ok := strings.Cut(text, "=")
 		if !ok || !strings.HasPrefix(path, "/") {
-			return nil, badRequest("eventMember: give a JSON pointer into the payload, an equals sign and a value, such as /medication/ndc=0093-7424-56")
+			return nil, badRequest("member: give a JSON pointer into the payload, an equals sign and a value, such as /medication/ndc=0093-7424-56")
 		}
-		members = append(members, eventMember{path, value})
+		members = append(members, member{path, value})
 	}
 	return func(r eventstore.Record) bool {
 		if in.Key != "" && r.PartitionKey != in.Key || in.Source != "" && r.Source != in.Source {
@@ -281,7 +317,7 @@ func (g *Gateway) streamRoutes() {
 			Next    int64    `json:"next,omitempty" doc:"The version to go on from."`
 		}
 	}
-	register(g, huma.Operation{OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}", Tags: []string{"streams"}, Summary: "The history of eventOne entity"},
+	register(g, huma.Operation{OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}", Tags: []string{"streams"}, Summary: "The history of one entity"},
 		func(ctx context.Context, in *eventStreamIn) (*eventStreamOut, error) {
 			out := &eventStreamOut{}
 			out.Body.Stream, out.Body.Events = in.Category+"/"+in.ID, []record{}

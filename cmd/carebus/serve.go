@@ -19,6 +19,8 @@ import (
 	"github.com/carebus/carebus/gateway"
 )
 
+const defaultListen = "127.0.0.1:8080"
+
 // serveFlags of the commands that serve HTTP.
 type serveFlags struct {
 	listen             string
@@ -51,7 +53,7 @@ With --services the reference services run in this process too.`,
 			return a.serve(cmd.Context(), cmd, f)
 		},
 	}
-	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8080", "address to listen at")
+	cmd.Flags().StringVar(&f.listen, "listen", defaultListen, "address to listen at")
 	cmd.Flags().BoolVar(&f.services, "services", false, "run the reference services too")
 	f.add(cmd)
 	return cmd
