@@ -199,9 +199,9 @@ export class FatalError extends Error {
 }
 
 export interface ConsumeOptions {
-  /** Events that are handled at once, at most; those of one key never are. Default: 16. */
+  /** Events that are handled at once, at most, up to 1000; those of one key never are. Default: 16. */
   concurrency?: number;
-  /** Default: the group's. Leases are extended while handlers run. */
+  /** How long an event is ours when we fall silent. Leases are extended while handlers run. Default: 30. */
   leaseSeconds?: number;
   /** How long one fetch waits for events. Default: 20. */
   waitSeconds?: number;
@@ -209,7 +209,8 @@ export interface ConsumeOptions {
   signal?: AbortSignal;
 }
 
-interface Call {
+/** A request, as Client sends it for a Group. */
+export interface Call {
   method: string;
   path: string;
   query?: URLSearchParams;
@@ -351,25 +352,34 @@ export class Client {
 
 /** A consumer group: its events are shared among all who fetch, each at least once, those of one key in order. */
 export class Group<E extends AnyEvent> {
-  constructor(readonly name: string, readonly patterns: readonly string[], private readonly call: <A>(call: Call) => Promise<A>) {}
+  readonly name: string;
+  readonly patterns: readonly string[];
+  readonly #call: <A>(call: Call) => Promise<A>;
+
+  /** Use Client.group. */
+  constructor(name: string, patterns: readonly string[], call: <A>(call: Call) => Promise<A>) {
+    this.name = name;
+    this.patterns = patterns;
+    this.#call = call;
+  }
 
   /** Creates the group, or changes its settings. */
   async put(settings: GroupSettings = {}, signal?: AbortSignal): Promise<void> {
     const start = settings.start instanceof Date ? settings.start.toISOString() : settings.start;
-    await this.call({ method: "PUT", path: this.#path(""), body: { ...settings, ...(start === undefined ? {} : { start }), patterns: this.patterns }, signal, again: true });
+    await this.#call({ method: "PUT", path: this.#path(""), body: { ...settings, ...(start === undefined ? {} : { start }), patterns: this.patterns }, signal, again: true });
   }
 
   /** Waits for events and takes them with a lease. Settle each with ack or nack; extend what takes longer. */
   async fetch(options: { max?: number; waitSeconds?: number; leaseSeconds?: number; signal?: AbortSignal } = {}): Promise<Delivery<E>[]> {
     const { signal, ...body } = options;
     // Not sent again when the answer was lost: what it leased comes when the lease has run out.
-    const answer = await this.call<{ events: Delivery<E>[] }>({ method: "POST", path: this.#path("/fetch"), body, signal, again: false });
+    const answer = await this.#call<{ events: Delivery<E>[] }>({ method: "POST", path: this.#path("/fetch"), body, signal, again: false });
     return answer.events;
   }
 
   /** The events are handled. */
   ack(leases: readonly string[], signal?: AbortSignal): Promise<Settled> {
-    return this.call({ method: "POST", path: this.#path("/ack"), body: { leases }, signal, again: true });
+    return this.#call({ method: "POST", path: this.#path("/ack"), body: { leases }, signal, again: true });
   }
 
   /**
@@ -377,12 +387,12 @@ export class Group<E extends AnyEvent> {
    * down; tried again for as long as it takes. "fatal": parked at once. The text is for the dead letter: no protected values.
    */
   nack(leases: readonly string[], kind: "error" | "transient" | "fatal", text: string, signal?: AbortSignal): Promise<Settled> {
-    return this.call({ method: "POST", path: this.#path("/nack"), body: { leases, kind, error: text.slice(0, 400) }, signal, again: true });
+    return this.#call({ method: "POST", path: this.#path("/nack"), body: { leases, kind, error: text.slice(0, 400) }, signal, again: true });
   }
 
   /** Keeps events for longer, from now on. */
   extend(leases: readonly string[], leaseSeconds?: number, signal?: AbortSignal): Promise<Settled> {
-    return this.call({ method: "POST", path: this.#path("/extend"), body: { leases, ...(leaseSeconds === undefined ? {} : { leaseSeconds }) }, signal, again: true });
+    return this.#call({ method: "POST", path: this.#path("/extend"), body: { leases, ...(leaseSeconds === undefined ? {} : { leaseSeconds }) }, signal, again: true });
   }
 
   /**
@@ -393,7 +403,8 @@ export class Group<E extends AnyEvent> {
    * after a crash.
    */
   async consume(handler: (delivery: Delivery<E>, signal: AbortSignal) => Promise<void> | void, options: ConsumeOptions = {}): Promise<void> {
-    const limit = options.concurrency ?? 16;
+    const limit = Math.min(options.concurrency ?? 16, 1000); // as many as one request settles
+    const leaseSeconds = options.leaseSeconds ?? 30;
     const running = new Set<Promise<void>>();
     const settle = new Settler(this);
     let failures = 0;
@@ -406,8 +417,7 @@ export class Group<E extends AnyEvent> {
         let batch: Delivery<E>[];
         try {
           batch = await this.fetch({
-            max: limit - running.size, waitSeconds: options.waitSeconds ?? 20,
-            ...(options.leaseSeconds === undefined ? {} : { leaseSeconds: options.leaseSeconds }),
+            max: limit - running.size, waitSeconds: options.waitSeconds ?? 20, leaseSeconds,
             ...(options.signal === undefined ? {} : { signal: options.signal }),
           });
           failures = 0;
@@ -418,7 +428,7 @@ export class Group<E extends AnyEvent> {
           continue;
         }
         for (const delivery of batch) {
-          const one = this.#handle(delivery, handler, settle, options).finally(() => running.delete(one));
+          const one = this.#handle(delivery, handler, settle, leaseSeconds, options.signal).finally(() => running.delete(one));
           running.add(one);
         }
       }
@@ -428,24 +438,22 @@ export class Group<E extends AnyEvent> {
     }
   }
 
-  async #handle(delivery: Delivery<E>, handler: (delivery: Delivery<E>, signal: AbortSignal) => Promise<void> | void, settle: Settler, options: ConsumeOptions): Promise<void> {
+  async #handle(delivery: Delivery<E>, handler: (delivery: Delivery<E>, signal: AbortSignal) => Promise<void> | void, settle: Settler, leaseSeconds: number, stop: AbortSignal | undefined): Promise<void> {
     const lost = new AbortController();
-    const signal = options.signal === undefined ? lost.signal : AbortSignal.any([lost.signal, options.signal]);
-    // The gateway's clock says when the lease ends; how long it is from now on is ours to know only roughly: a third of it.
-    const length = options.leaseSeconds ?? Math.max(1, (Date.parse(delivery.until) - Date.now()) / 1000);
+    const signal = stop === undefined ? lost.signal : AbortSignal.any([lost.signal, stop]);
     const keep = setInterval(() => {
-      this.extend([delivery.lease], options.leaseSeconds).then(
+      this.extend([delivery.lease], leaseSeconds).then(
         (s) => { if (s.expired.length > 0) lost.abort(new Error("the lease ran out")); },
         () => undefined, // the next one may come through
       );
-    }, Math.max(200, (length * 1000) / 3));
+    }, (leaseSeconds * 1000) / 3);
     try {
       await handler(delivery, signal);
       settle.ack(delivery.lease);
     } catch (err) {
       if (lost.signal.aborted) return; // it is somebody else's now
       const text = err instanceof Error ? `${err.name}: ${err.message}` : "the handler threw what is no Error";
-      const kind = err instanceof FatalError ? "fatal" : err instanceof TransientError || options.signal?.aborted ? "transient" : "error";
+      const kind = err instanceof FatalError ? "fatal" : err instanceof TransientError || stop?.aborted ? "transient" : "error";
       settle.nack(delivery.lease, kind, text);
     } finally {
       clearInterval(keep);
@@ -462,19 +470,23 @@ class Settler {
   #leases: string[] = [];
   #sending: Promise<void> = Promise.resolve();
 
-  constructor(private readonly group: Pick<Group<AnyEvent>, "ack" | "nack">) {}
+  readonly #group: Pick<Group<AnyEvent>, "ack" | "nack">;
+
+  constructor(group: Pick<Group<AnyEvent>, "ack" | "nack">) {
+    this.#group = group;
+  }
 
   ack(lease: string): void {
     this.#leases.push(lease);
     if (this.#leases.length > 1) return; // the request that waits takes it along
     this.#then(() => {
       const leases = this.#leases.splice(0);
-      return leases.length > 0 ? this.group.ack(leases) : undefined;
+      return leases.length > 0 ? this.#group.ack(leases) : undefined;
     });
   }
 
   nack(lease: string, kind: "error" | "transient" | "fatal", text: string): void {
-    this.#then(() => this.group.nack([lease], kind, text));
+    this.#then(() => this.#group.nack([lease], kind, text));
   }
 
   /** Waits until all is sent. */
@@ -491,9 +503,13 @@ class Settler {
 /** Silence aborts a connection on which nothing comes any more, or when the caller's signal does. */
 class Silence {
   readonly #control = new AbortController();
+  readonly #ms: number;
+  readonly #outer: AbortSignal | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(private readonly ms: number, private readonly outer: AbortSignal | undefined) {
+  constructor(ms: number, outer: AbortSignal | undefined) {
+    this.#ms = ms;
+    this.#outer = outer;
     if (outer?.aborted) this.#control.abort(outer.reason);
     outer?.addEventListener("abort", this.#follow);
     this.heard();
@@ -505,7 +521,7 @@ class Silence {
 
   heard(): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#control.abort(new Error(`nothing came for ${this.ms} ms`)), this.ms);
+    this.#timer = setTimeout(() => this.#control.abort(new Error(`nothing came for ${this.#ms} ms`)), this.#ms);
   }
 
   /** While the reader is busy elsewhere, silence is its own. */
@@ -515,11 +531,11 @@ class Silence {
 
   end(): void {
     clearTimeout(this.#timer);
-    this.outer?.removeEventListener("abort", this.#follow);
+    this.#outer?.removeEventListener("abort", this.#follow);
     this.#control.abort(new Error("the stream was left"));
   }
 
-  readonly #follow = (): void => this.#control.abort(this.outer?.reason);
+  readonly #follow = (): void => this.#control.abort(this.#outer?.reason);
 }
 
 interface Message {

@@ -121,7 +121,7 @@ async function live(): Promise<unknown> {
 async function consume(): Promise<unknown> {
   const client = new Client(url, { token, pauseMs: 10 });
   const group = client.group("partner", "patient.**");
-  await group.put({ leaseSeconds: 1, maxDeliveries: 1000 });
+  await group.put({ maxDeliveries: 1000 });
   const stop = new AbortController();
   process.on("SIGTERM", () => stop.abort());
   await group.consume(async (d, signal) => {
@@ -136,7 +136,7 @@ async function consume(): Promise<unknown> {
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 4));
     }
     writeSync(1, `handled ${patientId} ${enrollmentId} ${d.attempt}\n`);
-  }, { concurrency: 8, waitSeconds: 5, signal: stop.signal });
+  }, { concurrency: 8, waitSeconds: 5, leaseSeconds: 1, signal: stop.signal });
   return {};
 }
 
