@@ -263,6 +263,21 @@ func (p *project) scenario(t *testing.T, s *server, name, who string) {
 	}
 }
 
+// start begins one of scenario.ts, whose output is read as it comes.
+func (p *project) start(t *testing.T, args ...string) (*exec.Cmd, io.Reader) {
+	t.Helper()
+	cmd := p.command(t.Context(), p.node, append([]string{filepath.Join("dist", "scenario.js")}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
 func lastLine(text []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return lines[len(lines)-1]
@@ -279,15 +294,7 @@ func enrolled(patient string, n int) event.Event {
 func (p *project) live(t *testing.T) {
 	s := serve(t)
 	const events, keys = 6000, 20
-	cmd := p.command(t.Context(), p.node, filepath.Join("dist", "scenario.js"), "live", s.url+"/cut", s.token, strconv.Itoa(events))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, out := p.start(t, "live", s.url+"/cut", s.token, strconv.Itoa(events))
 	lines := bufio.NewScanner(out)
 	if !lines.Scan() || lines.Text() != "open" { // what is stored from here on is seen
 		t.Fatalf("it said %q", lines.Text())
@@ -361,15 +368,7 @@ func (p *project) group(t *testing.T) {
 	}
 	const wanted = events + 2 // and one later, and one long
 	for life := 0; handled < wanted; life++ {
-		cmd := p.command(t.Context(), p.node, filepath.Join("dist", "scenario.js"), "consume", s.url, s.token)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		cmd, out := p.start(t, "consume", s.url, s.token)
 		lines := bufio.NewScanner(out)
 		mine := 0
 		ended := false
