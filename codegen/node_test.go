@@ -46,9 +46,19 @@ func TestNode(t *testing.T) {
 		return
 	}
 	t.Run("refuses", p.refuses)
-	t.Run("publish", func(t *testing.T) { p.scenario(t, serve(t), "publish", "service") })
-	t.Run("back pressure", func(t *testing.T) { p.scenario(t, serve(t), "slow", "slow") })
+	t.Run("publish", func(t *testing.T) {
+		s := serve(t)
+		p.scenario(t, "publish", s.url, s.token)
+	})
+	t.Run("back pressure", func(t *testing.T) {
+		s := serve(t)
+		p.scenario(t, "slow", s.url, s.slow)
+	})
 	t.Run("live", p.live)
+	t.Run("silence", func(t *testing.T) {
+		s := serve(t)
+		p.scenario(t, "silence", s.url+"/silent", s.token)
+	})
 	t.Run("group", p.group)
 	t.Run("CloudEvents SDK", p.cloudEvents)
 }
@@ -201,6 +211,16 @@ principals:
 		g.ServeHTTP(httptest.NewRecorder(), r) // it is done, but nobody hears of it
 		panic(http.ErrAbortHandler)
 	})))
+	var silent atomic.Bool
+	mux.Handle("/silent/", http.StripPrefix("/silent", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || silent.Swap(true) {
+			g.ServeHTTP(w, r)
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})))
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random, mu := rand.New(rand.NewPCG(seed, 0)), sync.Mutex{}
@@ -247,17 +267,10 @@ func (c *cutting) Write(p []byte) (int, error) {
 
 func (c *cutting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (s *server) tokenOf(who string) string {
-	if who == "slow" {
-		return s.slow
-	}
-	return s.token
-}
-
 // scenario runs one of scenario.ts to its end.
-func (p *project) scenario(t *testing.T, s *server, name, who string) {
+func (p *project) scenario(t *testing.T, name, url, token string) {
 	t.Helper()
-	out, err := p.command(t.Context(), p.node, filepath.Join("dist", "scenario.js"), name, s.url, s.tokenOf(who)).CombinedOutput()
+	out, err := p.command(t.Context(), p.node, filepath.Join("dist", "scenario.js"), name, url, token).CombinedOutput()
 	if err != nil || !strings.HasPrefix(lastLine(out), "ok ") {
 		t.Errorf("%v\n%s", err, out)
 	}

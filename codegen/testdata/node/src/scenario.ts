@@ -117,6 +117,20 @@ async function live(): Promise<unknown> {
   return { seen, cuts, wrong };
 }
 
+/** The first connection falls silent, and is given up for another. */
+async function silence(): Promise<unknown> {
+  const client = new Client(url, { token, pauseMs: 1, silenceMs: 300 });
+  await client.publish(enrolled("P9", 1));
+  const cuts: unknown[] = [];
+  for await (const { event } of client.subscribe("patient.enrolled", { from: "beginning", onCut: (reason) => cuts.push(reason) })) {
+    assert.equal(event.metadata.eventType, "patient.enrolled");
+    break;
+  }
+  assert.ok(cuts.length >= 1);
+  assert.match(String(cuts[0]), /nothing came for 300 ms/);
+  return {};
+}
+
 /** A member of a group, until it is told to leave or is killed. It says on its output what it has handled. */
 async function consume(): Promise<unknown> {
   const client = new Client(url, { token, pauseMs: 10 });
@@ -140,7 +154,7 @@ async function consume(): Promise<unknown> {
   return {};
 }
 
-const scenarios: Record<string, () => Promise<unknown>> = { publish, slow, live, consume };
+const scenarios: Record<string, () => Promise<unknown>> = { publish, slow, live, silence, consume };
 const outcome = await scenarios[name]!();
 writeSync(1, `ok ${JSON.stringify(outcome)}\n`);
 process.exit(0); // connections that are kept alive would hold the process for some seconds
