@@ -77,6 +77,7 @@ type Gateway struct {
 	groups  *consumers
 	hooks   *webhooks
 	denials denials
+	scan    int64 // events that one search looks at
 
 	ending  context.Context // ends with Close: long requests end then
 	end     context.CancelFunc
@@ -86,7 +87,7 @@ type Gateway struct {
 
 // New returns a gateway over a platform, creates its tables, and joins the groups and webhooks that the store knows of.
 func New(ctx context.Context, p *carebus.Platform, o *Options) (*Gateway, error) {
-	g := &Gateway{p: p, mux: http.NewServeMux()}
+	g := &Gateway{p: p, mux: http.NewServeMux(), scan: scanBudget}
 	if o != nil {
 		g.o = *o
 	}

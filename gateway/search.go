@@ -69,7 +69,7 @@ func (g *Gateway) searchRoutes() {
 }
 
 // scanBudget is how many events one request looks at, so that a search for what is rare does not hold the store for long.
-const scanBudget = 50_000
+const scanBudget = 200_000
 
 func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	if err := checkPatterns(in.Type); err != nil {
@@ -86,28 +86,59 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	match := readable(ctx, auth.Read, in.Type)
 	out := &page{}
 	out.Body.Events = []record{}
-	seen := 0
 	if in.Correlation != "" {
 		return out, g.searchFlow(ctx, in, w, match, keep, out)
 	}
-	for r, err := range g.p.Store().All(ctx, slices.Clone(w.from), match) {
-		if err != nil {
-			return nil, err
+	return out, g.searchLog(ctx, in, w, match, keep, out)
+}
+
+// searchLog pages through the partitions, merged in the order of recording. What comes first is known when each partition
+// has shown its next event, or has none: until then nothing is given out, and what was looked at in vain is behind.
+func (g *Gateway) searchLog(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	looked, moved := int64(0), false // a request that has moved nothing yet goes on, or the next one would do the same
+	shown := make([][]eventstore.Record, len(w.from))
+	ahead := slices.Clone(w.from) // up to where each partition was read
+	for {
+		first := -1
+		for p := range shown {
+			for len(shown[p]) == 0 && ahead[p] < w.bound[p] {
+				if moved && looked >= g.scan {
+					out.Body.Next = w.String()
+					return nil
+				}
+				b, err := g.p.Store().Partition(ctx, eventstore.PartitionQuery{
+					Partition: p, From: ahead[p], To: w.bound[p], Match: match, Key: in.Key, Limit: min(in.Limit+1, 256), MaxBytes: 1 << 20,
+				})
+				if err != nil {
+					return err
+				}
+				if b.Next == ahead[p] { // a bound that the store does not reach: a cursor of another store
+					ahead[p] = w.bound[p]
+					break
+				}
+				looked += b.Next - ahead[p]
+				shown[p], ahead[p] = b.Records, b.Next
+				if len(shown[p]) == 0 {
+					w.from[p], moved = ahead[p], true
+				}
+			}
+			if len(shown[p]) > 0 && (first < 0 || shown[p][0].RecordedAt.Before(shown[first][0].RecordedAt)) {
+				first = p
+			}
 		}
-		if r.Offset >= w.bound[r.Partition] {
-			continue
+		if first < 0 {
+			return nil
 		}
-		if len(out.Body.Events) == in.Limit || seen == scanBudget {
+		if len(out.Body.Events) == in.Limit {
 			out.Body.Next = w.String()
-			return out, nil
+			return nil
 		}
-		seen++
-		w.from[r.Partition] = r.Offset + 1
+		r := shown[first][0]
+		shown[first], w.from[first], moved = shown[first][1:], r.Offset+1, true
 		if keep(r) {
 			out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 		}
 	}
-	return out, nil
 }
 
 // searchFlow pages through one flow, which the store has an index of.
