@@ -77,6 +77,7 @@ type policy struct {
 	subjects     map[string]*Principal
 	certificates map[string]*Principal
 	issuers      map[string]*issuer
+	keyFiles     []string // of issuers
 }
 
 const tokenHash = "sha256:"
@@ -102,6 +103,9 @@ func parse(text []byte, dir string) (*policy, error) {
 			return nil, fmt.Errorf("%w: issuer %d %q: %w", ErrPolicy, k+1, e.Issuer, err)
 		}
 		p.issuers[e.Issuer] = is
+		if e.KeysFile != "" {
+			p.keyFiles = append(p.keyFiles, inDir(dir, e.KeysFile))
+		}
 	}
 	for name, role := range f.Roles {
 		if err := role.check(); err != nil {
@@ -166,7 +170,7 @@ func (p *policy) add(e principalEntry, roles map[string]grants, names map[string
 	for _, text := range e.Tokens {
 		sum, err := hex.DecodeString(strings.TrimPrefix(text, tokenHash))
 		if err != nil || len(sum) != sha256.Size || !strings.HasPrefix(text, tokenHash) {
-			return errors.New("tokens: give \"sha256:\" and the 64 hexadecimal digits that carebus token prints, never the token itself")
+			return errors.New("tokens: give \"sha256:\" and the 64 hexadecimal digits that carebus token new prints, never the token itself")
 		}
 		if err := claim(p.tokens, [sha256.Size]byte(sum), who); err != nil {
 			return fmt.Errorf("tokens: %w", err)
@@ -178,7 +182,10 @@ func (p *policy) add(e principalEntry, roles map[string]grants, names map[string
 		}
 	}
 	for _, s := range e.Certificates {
-		if err := claim(p.certificates, strings.ToLower(s), who); err != nil || s == "" {
+		if !strings.Contains(s, ":") { // a DNS name
+			s = strings.ToLower(s)
+		}
+		if err := claim(p.certificates, s, who); err != nil || s == "" {
 			return fmt.Errorf("certificates: %w", orEmpty(err))
 		}
 	}
