@@ -346,7 +346,7 @@ func TestCertificates(t *testing.T) {
 		{&x509.Certificate{NotAfter: later, DNSNames: []string{"other.example.org"}}, true, auth.ErrBadCredentials},
 		{&x509.Certificate{NotAfter: later, DNSNames: []string{"pharmacy.example.org", "q.example.org"}}, true, auth.ErrBadCredentials},
 		{&x509.Certificate{NotAfter: later}, true, auth.ErrBadCredentials},
-		{&x509.Certificate{NotAfter: later, URIs: []*url.URL{loud}}, true, auth.ErrBadCredentials}, // another identity
+		{&x509.Certificate{NotAfter: later, URIs: []*url.URL{loud}}, true, auth.ErrBadCredentials},                                            // another identity
 		{&x509.Certificate{NotAfter: time.Now().Add(-time.Second), DNSNames: []string{"pharmacy.example.org"}}, true, auth.ErrBadCredentials}, // it was valid when the connection began
 	} {
 		p, err := d.Authenticate(shown(c.cert, c.verified))

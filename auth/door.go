@@ -132,6 +132,15 @@ func (d *Door) Authenticate(r *http.Request) (*Principal, error) {
 	return nil, fmt.Errorf("%w: several Authorization headers", ErrBadCredentials)
 }
 
+// Named is the principal of that name in the policy in force, or nil.
+func (d *Door) Named(name string) *Principal {
+	p := d.policy.Load()
+	if p == nil {
+		return nil
+	}
+	return p.names[name]
+}
+
 // maxToken bounds what is looked at.
 const maxToken = 16 << 10
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -73,6 +72,7 @@ type principalEntry struct {
 
 // policy is a policy file made ready.
 type policy struct {
+	names        map[string]*Principal
 	tokens       map[[sha256.Size]byte]*Principal
 	subjects     map[string]*Principal
 	certificates map[string]*Principal
@@ -93,7 +93,7 @@ func parse(text []byte, dir string) (*policy, error) {
 	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: there is more than one document in the file", ErrPolicy)
 	}
-	p := &policy{tokens: map[[sha256.Size]byte]*Principal{}, subjects: map[string]*Principal{}, certificates: map[string]*Principal{}, issuers: map[string]*issuer{}}
+	p := &policy{names: map[string]*Principal{}, tokens: map[[sha256.Size]byte]*Principal{}, subjects: map[string]*Principal{}, certificates: map[string]*Principal{}, issuers: map[string]*issuer{}}
 	for k, e := range f.Issuers {
 		is, err := newIssuer(e, dir)
 		if err == nil && p.issuers[e.Issuer] != nil {
@@ -112,9 +112,8 @@ func parse(text []byte, dir string) (*policy, error) {
 			return nil, fmt.Errorf("%w: role %q: %w", ErrPolicy, name, err)
 		}
 	}
-	names := map[string]bool{}
 	for k, e := range f.Principals {
-		if err := p.add(e, f.Roles, names); err != nil {
+		if err := p.add(e, f.Roles); err != nil {
 			return nil, fmt.Errorf("%w: principal %d %q: %w", ErrPolicy, k+1, e.Name, err)
 		}
 	}
@@ -132,19 +131,19 @@ func (g grants) check() error {
 	return nil
 }
 
-func (p *policy) add(e principalEntry, roles map[string]grants, names map[string]bool) error {
+func (p *policy) add(e principalEntry, roles map[string]grants) error {
 	switch {
 	case e.Name == "" || len(e.Name) > 128 || strings.ContainsFunc(e.Name, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("give it a name of 1 to 128 visible ASCII characters")
-	case names[e.Name]:
+	case p.names[e.Name] != nil:
 		return errors.New("the name is there twice")
 	case len(e.Tokens)+len(e.Subjects)+len(e.Certificates) == 0:
 		return errors.New("it has no tokens, subjects or certificates, so nobody could be it")
 	case len(e.Subjects) > 0 && len(p.issuers) == 0:
 		return errors.New("subjects need an issuer")
 	}
-	names[e.Name] = true
 	who := &Principal{Name: e.Name, grants: map[Verb][]string{}}
+	p.names[e.Name] = who
 	all := []grants{e.grants}
 	for _, name := range e.Roles {
 		role, ok := roles[name]
@@ -210,33 +209,10 @@ func orEmpty(err error) error {
 
 // keep carries the rates that principals have used over from the policy before, where they are the same.
 func (p *policy) keep(before *policy) {
-	old := map[string]*Principal{}
-	for _, who := range before.all() {
-		old[who.Name] = who
-	}
-	for _, who := range p.all() {
-		was := old[who.Name]
+	for name, who := range p.names {
+		was := before.names[name]
 		if was != nil && was.limiter != nil && who.limiter != nil && was.limiter.Limit() == who.limiter.Limit() && was.limiter.Burst() == who.limiter.Burst() {
 			who.limiter = was.limiter
 		}
 	}
-}
-
-func (p *policy) all() []*Principal {
-	var out []*Principal
-	add := func(who *Principal) {
-		if !slices.Contains(out, who) {
-			out = append(out, who)
-		}
-	}
-	for _, who := range p.tokens {
-		add(who)
-	}
-	for _, who := range p.subjects {
-		add(who)
-	}
-	for _, who := range p.certificates {
-		add(who)
-	}
-	return out
 }
