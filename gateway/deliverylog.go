@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +44,13 @@ func (l *deliveryLog) add(e entry) {
 		return
 	}
 	l.waiting = append(l.waiting, e)
+}
+
+// forget leaves out what waits of a webhook that is no more: another may get its name.
+func (l *deliveryLog) forget(webhook string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = slices.DeleteFunc(l.waiting, func(e entry) bool { return e.webhook == webhook })
 }
 
 // flush writes what waits.

@@ -156,6 +156,7 @@ func (ws *webhooks) load(ctx context.Context) error {
 	ws.mu.Unlock()
 	for _, id := range gone {
 		err = errors.Join(err, ws.leave(ctx, id))
+		ws.log.forget(id)
 	}
 	for _, s := range all {
 		ws.mu.Lock()

@@ -333,6 +333,7 @@ func (ws *webhooks) remove(ctx context.Context, id string, a bus.Act) error {
 	}
 	ws.loading.Lock()
 	err = ws.leave(ctx, id)
+	ws.log.forget(id)
 	ws.loading.Unlock()
 	if err != nil {
 		return err
