@@ -343,7 +343,7 @@ func (g *Gateway) streamRoutes() {
 	type eventStreamOut struct {
 		Body struct {
 			Stream  string   `json:"stream"`
-			Version int64    `json:"version" doc:"Number of events in the stream."`
+			Version int64    `json:"version" doc:"Of the last event in the stream that the caller may read."`
 			Events  []record `json:"events" doc:"Those that the caller may read."`
 			Next    int64    `json:"next,omitempty" doc:"The version to go on from."`
 		}
@@ -352,25 +352,28 @@ func (g *Gateway) streamRoutes() {
 		func(ctx context.Context, in *eventStreamIn) (*eventStreamOut, error) {
 			out := &eventStreamOut{}
 			out.Body.Stream, out.Body.Events = in.Category+"/"+in.ID, []record{}
+			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
 			var err error
-			if out.Body.Version, err = g.p.Store().StreamVersion(ctx, out.Body.Stream); err != nil {
-				return nil, err
-			}
-			records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: in.From, Limit: in.Limit})
-			if err != nil {
+			if out.Body.Version, err = g.lastReadable(ctx, out.Body.Stream, match); err != nil {
 				return nil, hideStream(err)
 			}
-			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
-			for _, r := range records {
-				if match(r.Type) {
-					out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+			for from := in.From; from <= out.Body.Version; {
+				records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: from, Limit: in.Limit})
+				if err != nil {
+					return nil, hideStream(err)
 				}
-			}
-			if len(records) > 0 && len(out.Body.Events) == 0 {
-				return nil, hideStream(eventstore.ErrNotFound) // nothing of it is theirs to see
-			}
-			if n := len(records); n == in.Limit && records[n-1].StreamVersion < out.Body.Version {
-				out.Body.Next = records[n-1].StreamVersion + 1
+				for _, r := range records {
+					from = r.StreamVersion + 1
+					if match(r.Type) {
+						out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+					}
+					if len(out.Body.Events) == in.Limit || from-in.From >= scanBudget {
+						if from <= out.Body.Version {
+							out.Body.Next = from
+						}
+						return out, nil
+					}
+				}
 			}
 			return out, nil
 		})
@@ -415,6 +418,30 @@ func (g *Gateway) streamRoutes() {
 			}
 			return out, nil
 		})
+}
+
+// lastReadable is the version of the last event of a stream that the caller may see, or ErrNotFound: who may see nothing of
+// it does not learn that it exists, nor how long it is.
+func (g *Gateway) lastReadable(ctx context.Context, stream string, match func(eventType string) bool) (int64, error) {
+	var from int64 // the last
+	for seen := 0; seen < scanBudget; {
+		records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: stream, From: from, Backward: true, Limit: 100})
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range records {
+			if match(r.Type) {
+				return r.StreamVersion, nil
+			}
+			from = r.StreamVersion - 1
+		}
+		if seen += len(records); len(records) == 0 || from == 0 {
+			break
+		}
+	}
+	category, _, _ := strings.Cut(stream, "/")
+	_ = g.deny(ctx, auth.Read, "streams of "+category)
+	return 0, eventstore.ErrNotFound
 }
 
 func hideStream(err error) error {
