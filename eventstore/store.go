@@ -368,6 +368,15 @@ func (s *Store) OffsetAt(ctx context.Context, partition int, t time.Time) (int64
 	return s.d.OffsetAt(ctx, partition, t)
 }
 
+// Size returns the bytes that the store takes, by what they are for ("data", "wal"). It is empty for an engine that does
+// not know.
+func (s *Store) Size(ctx context.Context) (map[string]int64, error) {
+	if z, ok := s.d.(driver.Sizer); ok {
+		return z.Size(ctx)
+	}
+	return map[string]int64{}, nil
+}
+
 // Close lets what is queued be committed, then closes the engine. Later calls fail with ErrClosed. It is idempotent.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {

@@ -189,6 +189,7 @@ func of(resource string) string {
 // tellDenied records a denial as an event. An attacker must not fill the store: the same denial is recorded once a minute,
 // and of all denials a thousand a minute; the log has every one.
 func (g *Gateway) tellDenied(ctx context.Context, actor, action, resource, reason, remote string) {
+	g.told.denied(action)
 	g.log.Warn("gateway: denied", "actor", actor, "action", action, "resource", resource, "remote", remote)
 	if !g.denials.fresh(strings.Join([]string{actor, action, resource, remote}, "\x00"), time.Now()) {
 		return
