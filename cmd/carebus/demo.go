@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -36,6 +35,8 @@ type demoFlags struct {
 	seed     uint64
 	pickup   time.Duration
 	mended   bool
+
+	telemetry telemetryFlags
 }
 
 // demoReport is what `carebus demo -o json` prints.
@@ -98,6 +99,7 @@ adds another population. With --mended the prior authorization service knows the
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "the same seed gives the same patients and prescriptions")
 	cmd.Flags().DurationVar(&f.pickup, "pickup", 5*time.Second, "how long the pharmacy keeps what nobody comes for")
 	cmd.Flags().BoolVar(&f.mended, "mended", false, "the services know the new plan: parked keys complete")
+	f.telemetry.add(cmd, "error", false) // keys that are parked are part of the show; the display tells of them
 	return cmd
 }
 
@@ -110,11 +112,16 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		a.store = "sqlite:" + path
 	}
 	ctx, errw := cmd.Context(), cmd.ErrOrStderr()
-	// Keys that are parked are part of the show; the display tells of them.
-	p, err := a.open(ctx, cmd, &carebus.Options{Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError}))})
+	t, err := f.telemetry.start(ctx, cmd)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	p, err := a.open(ctx, cmd, t.options())
+	if err != nil {
+		return err
+	}
+	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
 	fmt.Fprintln(errw, "store", a.store)
 
