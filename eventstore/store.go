@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -161,15 +160,22 @@ func admitAny(ctx context.Context, e *event.Event) error {
 //
 // When ctx ends before the append was begun, nothing is stored. Once begun it is waited for.
 func (s *Store) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
+	own := copied(events)
 	if len(s.hooks.append) == 0 {
-		return s.append(ctx, stream, expected, slices.Clone(events))
+		return s.append(ctx, stream, expected, own)
 	}
-	events = slices.Clone(events)
-	ctx, told := s.hooks.begin(ctx, events, false)
-	receipts, err := s.append(ctx, stream, expected, events)
+	ctx, told := s.hooks.begin(ctx, own, false)
+	receipts, err := s.append(ctx, stream, expected, own)
 	told.receipts = receipts
 	told.end(err)
 	return receipts, err
+}
+
+// copied leaves the caller's slice where it is, which may be the stack.
+func copied(events []event.Event) []event.Event {
+	own := make([]event.Event, len(events))
+	copy(own, events)
+	return own
 }
 
 // append takes events over.
@@ -239,12 +245,12 @@ type Tx struct {
 
 // Append stores events in the transaction, with the rules of Store.Append.
 func (t *Tx) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
-	events = slices.Clone(events)
+	own := copied(events)
 	if len(t.s.hooks.append) == 0 {
-		return t.append(ctx, stream, expected, events)
+		return t.append(ctx, stream, expected, own)
 	}
-	ctx, told := t.s.hooks.begin(ctx, events, true)
-	receipts, err := t.append(ctx, stream, expected, events)
+	ctx, told := t.s.hooks.begin(ctx, own, true)
+	receipts, err := t.append(ctx, stream, expected, own)
 	if err != nil {
 		told.end(err)
 		return nil, err

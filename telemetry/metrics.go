@@ -85,7 +85,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(v)
 		return v
 	}
-	one := func(v *prometheus.HistogramVec) prometheus.Histogram { return v.WithLabelValues().(prometheus.Histogram) }
+	one := func(v *prometheus.HistogramVec) prometheus.Histogram {
+		return v.WithLabelValues().(prometheus.Histogram)
+	}
 	m := &metrics{
 		names:        newNames(),
 		stored:       counter("events_stored_total", "Events stored by this process, duplicates aside.", "domain", "type"),
@@ -120,10 +122,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		build:        gauge("build_info", "1, with the version of the program.", "version"),
 	}
 	m.sagaEventTypes = map[string]func(sagaEvent){
-		"platform.saga.started":       func(e sagaEvent) { m.sagasStarted.WithLabelValues(m.names.sagas.get(e.Saga)).Inc() },
-		"platform.saga.completed":     func(e sagaEvent) { m.sagasEnded.WithLabelValues(m.names.sagas.get(e.Saga), "completed").Inc() },
-		"platform.saga.failed":        func(e sagaEvent) { m.sagasEnded.WithLabelValues(m.names.sagas.get(e.Saga), "failed").Inc() },
-		"platform.saga.compensated":   func(e sagaEvent) { m.step(e, "compensated") },
+		"platform.saga.started":        func(e sagaEvent) { m.sagasStarted.WithLabelValues(m.names.sagas.get(e.Saga)).Inc() },
+		"platform.saga.completed":      func(e sagaEvent) { m.sagasEnded.WithLabelValues(m.names.sagas.get(e.Saga), "completed").Inc() },
+		"platform.saga.failed":         func(e sagaEvent) { m.sagasEnded.WithLabelValues(m.names.sagas.get(e.Saga), "failed").Inc() },
+		"platform.saga.compensated":    func(e sagaEvent) { m.step(e, "compensated") },
 		"platform.saga.step-failed":    func(e sagaEvent) { m.step(e, "failed") },
 		"platform.saga.step-completed": func(e sagaEvent) { m.step(e, "completed") },
 	}

@@ -56,10 +56,12 @@ func newTracing(ctx context.Context, o Options, log *slog.Logger, m *metrics) (*
 	if err != nil {
 		return nil, err
 	}
+	ending, breakOff := context.WithCancel(context.WithoutCancel(ctx))
 	byRatio := sdk.TraceIDRatioBased(ratio)
 	t := &tracing{
+		breakOff: breakOff,
 		provider: sdk.NewTracerProvider(
-			sdk.WithBatcher(&exporter{SpanExporter: client, log: log, metrics: m}),
+			sdk.WithBatcher(&exporter{SpanExporter: client, ending: ending, log: log, metrics: m}),
 			sdk.WithSpanProcessor(ended{m}),
 			sdk.WithIDGenerator(idGenerator{}),
 			sdk.WithSampler(sdk.ParentBased(byRatio)),
@@ -116,6 +118,7 @@ func resourceOf(ctx context.Context, o Options) (*resource.Resource, error) {
 // exporter counts what is sent and what is lost, and says so now and then: the SDK would say it through a global.
 type exporter struct {
 	sdk.SpanExporter
+	ending  context.Context
 	log     *slog.Logger
 	metrics *metrics
 	said    atomic.Int64 // when, Unix nanoseconds
@@ -124,6 +127,9 @@ type exporter struct {
 
 // ExportSpans sends spans.
 func (x *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(x.ending, cancel)()
 	err := x.SpanExporter.ExportSpans(ctx, spans)
 	if err == nil {
 		x.metrics.spans.WithLabelValues("exported").Add(float64(len(spans)))

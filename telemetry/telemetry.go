@@ -100,7 +100,14 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if t.tracing == nil {
 		return nil
 	}
-	if err := t.tracing.provider.Shutdown(ctx); err != nil {
+	// The provider is given all the time that it wants, and wants none once exports are broken off: so nothing of it is left
+	// running.
+	defer context.AfterFunc(ctx, t.tracing.breakOff)()
+	err := t.tracing.provider.Shutdown(context.WithoutCancel(ctx))
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return fmt.Errorf("telemetry: sending the last spans: %w", err)
 	}
 	return nil

@@ -26,6 +26,7 @@ type tracing struct {
 	tracer   trace.Tracer
 	sample   func(trace.TraceID) bool
 	w3c      propagation.TraceContext
+	breakOff context.CancelFunc // ends exports, the present one and later ones
 }
 
 // maxLinks bounds the links of a batch.
