@@ -286,7 +286,7 @@ func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err erro
 	default:
 		told.failed(Stopped, class)
 		out.failed = &failure{class, err}
-		out.stop = fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, errorText(err))
+		out.stop = fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, logText(err))
 		return true, nil
 	}
 }

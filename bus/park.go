@@ -140,7 +140,7 @@ func (w *worker) park(ctx context.Context, tx *eventstore.Tx, r eventstore.Recor
 		return err
 	}
 	out.parked = append(out.parked, &parkedKey{key: r.PartitionKey, head: r.Offset, tail: r.Offset, attempts: w.failing.tries, nextAt: next})
-	w.g.log.WarnContext(w.deliveryContext(ctx, r, false), "bus: key parked", "partition", w.part, "offset", r.Offset, "eventId", r.ID, "eventType", r.Type, "class", class, "error", errorText(cause))
+	w.g.log.WarnContext(w.deliveryContext(ctx, r, false), "bus: key parked", "partition", w.part, "offset", r.Offset, "eventId", r.ID, "eventType", r.Type, "class", class, "error", logText(cause))
 	return w.auditFailure(ctx, tx, keyParked, r, class, cause, "")
 }
 
@@ -311,7 +311,7 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 		clear(w.denied)
 	case fail.class == Dependency:
 		w.g.breaker.failure()
-		w.g.log.Info("bus: dependency failed while draining a key", "partition", w.part, "error", errorText(fail.err))
+		w.g.log.Info("bus: dependency failed while draining a key", "partition", w.part, "error", logText(fail.err))
 	}
 	return released, fail != nil, nil
 }
