@@ -76,6 +76,8 @@ var gauges = []struct {
 const (
 	refusedName  = "queue_refused_total"
 	failuresName = "collect_failures_total"
+	refusedHelp  = "Callers who gave up while the queue of writers was full: back pressure."
+	failuresHelp = "Questions that the store did not answer in time, or with an error."
 )
 
 func newCollector(n *names, every, timeout time.Duration) *collector {
@@ -83,8 +85,8 @@ func newCollector(n *names, every, timeout time.Duration) *collector {
 	for _, g := range gauges {
 		c.descs[g.name] = prometheus.NewDesc("carebus_"+g.name, g.help, g.labels, nil)
 	}
-	c.descs[refusedName] = prometheus.NewDesc("carebus_"+refusedName, "Callers who gave up while the queue of writers was full: back pressure.", nil, nil)
-	c.descs[failuresName] = prometheus.NewDesc("carebus_"+failuresName, "Questions that the store did not answer in time, or with an error.", []string{"what"}, nil)
+	c.descs[refusedName] = prometheus.NewDesc("carebus_"+refusedName, refusedHelp, nil, nil)
+	c.descs[failuresName] = prometheus.NewDesc("carebus_"+failuresName, failuresHelp, []string{"what"}, nil)
 	return c
 }
 

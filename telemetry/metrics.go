@@ -57,9 +57,16 @@ type metrics struct {
 	denials        *prometheus.CounterVec // verb
 	spans          *prometheus.CounterVec // outcome
 	build          *prometheus.GaugeVec
+	described      []described
 	storedByType   sync.Map // type -> prometheus.Counter
 	perGroup       sync.Map // group -> *groupMetrics
 	sagaEventTypes map[string]func(sagaEvent)
+}
+
+// described is a metric as its documentation has it.
+type described struct {
+	name, kind, help string
+	labels           []string
 }
 
 // groupMetrics are those that events of a group move, looked up once.
@@ -70,17 +77,21 @@ type groupMetrics struct {
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
+	var all []described
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		all = append(all, described{"carebus_" + name, "counter", help, labels})
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "carebus_" + name, Help: help}, labels)
 		r.MustRegister(v)
 		return v
 	}
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		all = append(all, described{"carebus_" + name, "histogram", help, labels})
 		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "carebus_" + name, Help: help, Buckets: buckets}, labels)
 		r.MustRegister(v)
 		return v
 	}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		all = append(all, described{"carebus_" + name, "gauge", help, labels})
 		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "carebus_" + name, Help: help}, labels)
 		r.MustRegister(v)
 		return v
@@ -121,6 +132,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		spans:        counter("trace_spans_total", "Spans exported and lost.", "outcome"),
 		build:        gauge("build_info", "1, with the version of the program.", "version"),
 	}
+	for _, g := range gauges {
+		all = append(all, described{"carebus_" + g.name, "gauge", g.help, g.labels})
+	}
+	m.described = append(all, described{"carebus_" + refusedName, "counter", refusedHelp, nil}, described{"carebus_" + failuresName, "counter", failuresHelp, []string{"what"}})
 	m.sagaEventTypes = map[string]func(sagaEvent){
 		"platform.saga.started":        func(e sagaEvent) { m.sagasStarted.WithLabelValues(m.names.sagas.get(e.Saga)).Inc() },
 		"platform.saga.completed":      func(e sagaEvent) { m.sagasEnded.WithLabelValues(m.names.sagas.get(e.Saga), "completed").Inc() },
