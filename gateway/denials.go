@@ -98,6 +98,7 @@ func (d *denials) take(now time.Time, end bool) (out []untold) {
 
 // tellDenied records a denial as an event.
 func (g *Gateway) tellDenied(ctx context.Context, actor, action, resource, reason, remote string) {
+	g.told.denied(action)
 	g.log.Warn("gateway: denied", "actor", actor, "action", action, "resource", resource, "remote", remote)
 	if !g.denials.fresh(actor, remote, action+"\x00"+resource, time.Now()) {
 		return

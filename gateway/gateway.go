@@ -81,6 +81,7 @@ type Gateway struct {
 	hub     *hub
 	groups  *consumers
 	hooks   *webhooks
+	told    hooks
 	denials denials
 	scan    int64 // events that one search looks at
 	guests  guests
@@ -117,7 +118,8 @@ func New(ctx context.Context, p *carebus.Platform, o *Options) (*Gateway, error)
 	if err := p.Store().Migrate(ctx, "gateway", tables...); err != nil {
 		return nil, fmt.Errorf("gateway: tables: %w", err)
 	}
-	g.hub = newHub(g.ending, p.Store())
+	g.told = hooksOf(p.Hooks())
+	g.hub = newHub(g.ending, p.Store(), g.told.live)
 	g.groups = newConsumers(g)
 	g.hooks = newWebhooks(g)
 	g.routes()
@@ -272,14 +274,19 @@ func (g *Gateway) mounted(pattern string, m Mount) http.Handler {
 // ServeHTTP answers a request. A panic of a handler is answered with 500 and logged.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := &tracked{ResponseWriter: w}
+	r, end := g.told.request(r)
 	defer func() {
+		if end != nil {
+			// The mux has written the pattern into the request.
+			defer func() { end(r.Pattern, t.status) }()
+		}
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler { //nolint:errorlint // it is this very value that the server knows
 				panic(v)
 			}
 			g.log.Error("gateway: panic", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(v))
 			if !t.begun {
-				writeProblem(w, fmt.Errorf("panic: %v", v))
+				writeProblem(t, fmt.Errorf("panic: %v", v))
 			}
 		}
 	}()
@@ -287,21 +294,31 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	g.mux.ServeHTTP(t, r)
+	if t.status == 0 {
+		t.status = http.StatusOK // what the server sends when nothing was written
+	}
 }
 
 // tracked knows whether an answer has begun.
 type tracked struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int // 0 until it is known
 }
 
 func (t *tracked) WriteHeader(status int) {
 	t.begun = true
+	if t.status == 0 && status >= 200 {
+		t.status = status
+	}
 	t.ResponseWriter.WriteHeader(status)
 }
 
 func (t *tracked) Write(p []byte) (int, error) {
 	t.begun = true
+	if t.status == 0 {
+		t.status = http.StatusOK
+	}
 	return t.ResponseWriter.Write(p)
 }
 

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/carebus/carebus/auth"
@@ -265,8 +267,9 @@ func (h *hook) deliver(ctx context.Context, r eventstore.Record) error {
 		}
 	}
 	// A post that is under way is waited for when the group is paused or the process ends: the receiver may have acted on it.
-	ctx = context.WithoutCancel(ctx)
+	ctx, end := h.ws.g.told.delivery(context.WithoutCancel(ctx), s.ID, r)
 	sent := h.ws.post(ctx, s.WebhookSettings, s.secrets, r.Event, attempt)
+	end(sent.Outcome, sent.Status)
 	h.ws.log.add(entry{webhook: s.ID, EventID: r.ID, Type: r.Type, Attempt: attempt, Status: sent.Status, Outcome: sent.Outcome, TookMs: sent.TookMs, At: sent.At})
 	if sent.Status == http.StatusGone {
 		if err := h.stop(ctx); err != nil {
@@ -432,8 +435,10 @@ func (ws *webhooks) post(ctx context.Context, set WebhookSettings, secrets []hoo
 	req.Header.Set(standardwebhooks.HeaderWebhookID, e.ID)
 	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(out.At.Unix(), 10))
 	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
-	if e.TraceID != "" {
-		req.Header.Set("Traceparent", "00-"+e.TraceID+"-"+spanOf(e.ID)+"-01")
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		req.Header.Set("Traceparent", "00-"+span.TraceID().String()+"-"+span.SpanID().String()+"-"+span.TraceFlags().String())
+	} else if e.TraceID != "" {
+		req.Header.Set("Traceparent", "00-"+e.TraceID+"-"+event.SpanOf(e.ID).String()+"-01")
 	}
 	res, err := ws.client.Do(req)
 	if err != nil {
@@ -477,13 +482,4 @@ func newSecret() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // it never fails
 	return "whsec_" + base64.StdEncoding.EncodeToString(key)
-}
-
-// spanOf is a span id for a trace, from an event's id.
-func spanOf(id string) string {
-	var sum uint64 = 14695981039346656037 // FNV-1a
-	for i := range len(id) {
-		sum = (sum ^ uint64(id[i])) * 1099511628211
-	}
-	return fmt.Sprintf("%016x", max(sum, 1))
 }
