@@ -69,7 +69,7 @@ func (g *Gateway) searchRoutes() {
 }
 
 // scanBudget is how many events one request looks at, so that a search for what is rare does not hold the store for long.
-const scanBudget = 50_000
+const scanBudget = 200_000
 
 func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	if err := checkPatterns(in.Type); err != nil {
@@ -86,28 +86,59 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	match := readable(ctx, auth.Read, in.Type)
 	out := &page{}
 	out.Body.Events = []record{}
-	seen := 0
 	if in.Correlation != "" {
 		return out, g.searchFlow(ctx, in, w, match, keep, out)
 	}
-	for r, err := range g.p.Store().All(ctx, slices.Clone(w.from), match) {
-		if err != nil {
-			return nil, err
+	return out, g.searchLog(ctx, in, w, match, keep, out)
+}
+
+// searchLog pages through the partitions, merged in the order of recording. What comes first is known when each partition
+// has shown its next event, or has none: until then nothing is given out, and what was looked at in vain is behind.
+func (g *Gateway) searchLog(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	looked, moved := int64(0), false // a request that has moved nothing yet goes on, or the next one would do the same
+	shown := make([][]eventstore.Record, len(w.from))
+	ahead := slices.Clone(w.from) // up to where each partition was read
+	for {
+		first := -1
+		for p := range shown {
+			for len(shown[p]) == 0 && ahead[p] < w.bound[p] {
+				if moved && looked >= g.scan {
+					out.Body.Next = w.String()
+					return nil
+				}
+				b, err := g.p.Store().Partition(ctx, eventstore.PartitionQuery{
+					Partition: p, From: ahead[p], To: w.bound[p], Match: match, Key: in.Key, Limit: min(in.Limit+1, 256), MaxBytes: 1 << 20,
+				})
+				if err != nil {
+					return err
+				}
+				if b.Next == ahead[p] { // a bound that the store does not reach: a cursor of another store
+					ahead[p] = w.bound[p]
+					break
+				}
+				looked += b.Next - ahead[p]
+				shown[p], ahead[p] = b.Records, b.Next
+				if len(shown[p]) == 0 {
+					w.from[p], moved = ahead[p], true
+				}
+			}
+			if len(shown[p]) > 0 && (first < 0 || shown[p][0].RecordedAt.Before(shown[first][0].RecordedAt)) {
+				first = p
+			}
 		}
-		if r.Offset >= w.bound[r.Partition] {
-			continue
+		if first < 0 {
+			return nil
 		}
-		if len(out.Body.Events) == in.Limit || seen == scanBudget {
+		if len(out.Body.Events) == in.Limit {
 			out.Body.Next = w.String()
-			return out, nil
+			return nil
 		}
-		seen++
-		w.from[r.Partition] = r.Offset + 1
+		r := shown[first][0]
+		shown[first], w.from[first], moved = shown[first][1:], r.Offset+1, true
 		if keep(r) {
 			out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 		}
 	}
-	return out, nil
 }
 
 // searchFlow pages through one flow, which the store has an index of.
@@ -312,7 +343,7 @@ func (g *Gateway) streamRoutes() {
 	type eventStreamOut struct {
 		Body struct {
 			Stream  string   `json:"stream"`
-			Version int64    `json:"version" doc:"Number of events in the stream."`
+			Version int64    `json:"version" doc:"Of the last event in the stream that the caller may read."`
 			Events  []record `json:"events" doc:"Those that the caller may read."`
 			Next    int64    `json:"next,omitempty" doc:"The version to go on from."`
 		}
@@ -321,25 +352,28 @@ func (g *Gateway) streamRoutes() {
 		func(ctx context.Context, in *eventStreamIn) (*eventStreamOut, error) {
 			out := &eventStreamOut{}
 			out.Body.Stream, out.Body.Events = in.Category+"/"+in.ID, []record{}
+			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
 			var err error
-			if out.Body.Version, err = g.p.Store().StreamVersion(ctx, out.Body.Stream); err != nil {
-				return nil, err
-			}
-			records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: in.From, Limit: in.Limit})
-			if err != nil {
+			if out.Body.Version, err = g.lastReadable(ctx, out.Body.Stream, match); err != nil {
 				return nil, hideStream(err)
 			}
-			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
-			for _, r := range records {
-				if match(r.Type) {
-					out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+			for from := in.From; from <= out.Body.Version; {
+				records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: from, Limit: in.Limit})
+				if err != nil {
+					return nil, hideStream(err)
 				}
-			}
-			if len(records) > 0 && len(out.Body.Events) == 0 {
-				return nil, hideStream(eventstore.ErrNotFound) // nothing of it is theirs to see
-			}
-			if n := len(records); n == in.Limit && records[n-1].StreamVersion < out.Body.Version {
-				out.Body.Next = records[n-1].StreamVersion + 1
+				for _, r := range records {
+					from = r.StreamVersion + 1
+					if match(r.Type) {
+						out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+					}
+					if len(out.Body.Events) == in.Limit || from-in.From >= scanBudget {
+						if from <= out.Body.Version {
+							out.Body.Next = from
+						}
+						return out, nil
+					}
+				}
 			}
 			return out, nil
 		})
@@ -384,6 +418,30 @@ func (g *Gateway) streamRoutes() {
 			}
 			return out, nil
 		})
+}
+
+// lastReadable is the version of the last event of a stream that the caller may see, or ErrNotFound: who may see nothing of
+// it does not learn that it exists, nor how long it is.
+func (g *Gateway) lastReadable(ctx context.Context, stream string, match func(eventType string) bool) (int64, error) {
+	var from int64 // the last
+	for seen := 0; seen < scanBudget; {
+		records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: stream, From: from, Backward: true, Limit: 100})
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range records {
+			if match(r.Type) {
+				return r.StreamVersion, nil
+			}
+			from = r.StreamVersion - 1
+		}
+		if seen += len(records); len(records) == 0 || from == 0 {
+			break
+		}
+	}
+	category, _, _ := strings.Cut(stream, "/")
+	_ = g.deny(ctx, auth.Read, "streams of "+category)
+	return 0, eventstore.ErrNotFound
 }
 
 func hideStream(err error) error {

@@ -115,6 +115,31 @@ func TestSearchIsFrozen(t *testing.T) {
 	}
 }
 
+// TestRareEvents: a search that has looked at enough answers with what it has, even nothing, and its cursor goes on.
+func TestRareEvents(t *testing.T) {
+	g, p, s := newGateway(t, nil)
+	g.scan = 30
+	for range 3 {
+		batch := make([]event.Event, 500)
+		for i := range batch {
+			batch[i] = enrolled(fmt.Sprint("P", i), i)
+		}
+		publishMany(t, p, batch...)
+	}
+	rare := enrolled("P7", 1000)
+	rare.ID = "rare"
+	publishMany(t, p, rare, enrolled("P8", 1001))
+	for _, query := range []string{"member=/enrollmentId=1000", "type=medication.**", "key=P7", "subject=P7"} {
+		got, pages := searchAll(t, s.URL, query)
+		if query != "type=medication.**" && !slices.Contains(got, "rare") || query == "type=medication.**" && len(got) > 0 || pages < 2 && query != "key=P7" {
+			t.Errorf("%s: %d events on %d pages", query, len(got), pages)
+		}
+		if query == "key=P7" && len(got) != 4 {
+			t.Errorf("%s: %v", query, got)
+		}
+	}
+}
+
 // TestLongFlow: a flow that is longer than one reading of the store is found whole.
 func TestLongFlow(t *testing.T) {
 	_, p, s := newGateway(t, nil)
