@@ -109,6 +109,12 @@ func call(t testing.TB, method, url string, body, out any) int {
 
 func send(t testing.TB, method, url string, body any, headers ...string) (int, []byte) {
 	t.Helper()
+	status, _, text := sendBy(t, client, method, url, body, headers...)
+	return status, text
+}
+
+func sendBy(t testing.TB, client *http.Client, method, url string, body any, headers ...string) (int, http.Header, []byte) {
+	t.Helper()
 	var r io.Reader
 	switch b := body.(type) {
 	case nil:
@@ -142,7 +148,7 @@ func send(t testing.TB, method, url string, body any, headers ...string) (int, [
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res.StatusCode, text
+	return res.StatusCode, res.Header, text
 }
 
 // client keeps no connections: each test's server ends with none left.
