@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/carebus/carebus/asyncapi"
 	"github.com/carebus/carebus/auth"
+	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/flow"
 	"github.com/carebus/carebus/schema"
@@ -217,6 +219,9 @@ func (g *Gateway) registerRoutes() {
 		func(ctx context.Context, in *schemaDeprecateIn) (*struct{}, error) {
 			if err := g.may(ctx, auth.Register, in.Type); err != nil {
 				return nil, err
+			}
+			if strings.TrimSpace(in.Body.Reason) == "" {
+				return nil, bus.ErrReason
 			}
 			return nil, g.p.DeprecateSchema(ctx, in.Type, in.Body.Version, in.Body.Reason, in.Body.ReplacedBy)
 		})
