@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -120,7 +121,7 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, t *observed, 
 		defer watching.Wait()
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		watching.Go(func() { o.Door.Watch(ctx, 2*time.Second, func(err error) { tellPolicy(log, err) }) })
+		watching.Go(func() { o.Door.Watch(ctx, 2*time.Second, func(err error) { tellPolicy(t.log, err) }) })
 	}
 	g, err := gateway.New(ctx, p, &o)
 	if err != nil {
