@@ -110,7 +110,7 @@ principals:
 		{"POST", "/v1/groups/svc/replay/cancel", nil, "platform.group.sought", true},
 		{"POST", "/v1/dead-letters/redrive", map[string]any{"group": "svc", "keysPerSecond": 0.001}, "platform.redrive.started", true},
 		{"POST", "/v1/jobs/JOB/cancel", nil, "platform.redrive.finished", true},
-		{"POST", "/v1/dead-letters/svc/bad1/correct", map[string]any{"payload": json.RawMessage(enrolled("bad1", 2).Payload)}, "platform.event.corrected", true},
+		{"POST", "/v1/dead-letters/svc/bad1/correct", map[string]any{"payload": enrolled("bad1", 2).Payload}, "platform.event.corrected", true},
 		{"POST", "/v1/dead-letters/svc/bad2/skip", nil, "platform.key.skipped", true},
 		{"POST", "/v1/dead-letters/svc/bad3/discard", nil, "platform.key.released", true},
 		{"POST", "/v1/groups/svc/resume", nil, "platform.group.resumed", true},
