@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"asyncapi":              {"schema"},
 	"auth":                  {"bus"},
 	"confluent":             {"event", "schema", "eventstore"},
+	"bridge":                {"bus", "catalog/platform", "confluent", "event", "eventstore"},
 	"gateway":               {"", "asyncapi", "auth", "bus", "catalog/platform", "confluent", "event", "eventstore", "flow", "projection", "saga", "schema"},
 	"carebustest":           {"", "aggregate", "bus", "event", "eventstore"},
 	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
