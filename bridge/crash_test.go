@@ -38,6 +38,14 @@ func child(mode string) {
 		fatal(b.Out(bridge.Out{Patterns: []string{"patient.**"}, Topic: bridge.Topic(topic)}))
 		fatal(p.Run(ctx))
 	case "in":
+		go func() { // a record settled twice shows as a duplicate; the store's own knowledge of ids would hide it later
+			for range time.Tick(2 * time.Millisecond) {
+				if b.Status().Duplicates > 0 {
+					fmt.Fprintln(os.Stderr, "child: settled twice")
+					return
+				}
+			}
+		}()
 		fatal(b.In(ctx, bridge.In{Topics: []string{topic}, BatchRecords: 50}))
 	}
 	b.Close()
@@ -176,11 +184,14 @@ func TestKillIn(t *testing.T) {
 			}
 			return c.ProduceSync(context.Background(), records...).FirstErr()
 		})
-		kills := rounds(40)
+		kills, twice := rounds(40), 0
 		for i := range kills {
 			c := startChild(t, "in", path, topic, k)
 			time.Sleep(time.Duration(100+rnd.IntN(900)) * time.Millisecond) // the random moment of the kill is the test
 			c.end(t, syscall.SIGKILL)
+			if strings.Contains(c.stderr.String(), "settled twice") {
+				twice++
+			}
 			if i == kills/2 && k.stop != nil {
 				k.stop(t)
 				k.start(t)
@@ -198,18 +209,8 @@ func TestKillIn(t *testing.T) {
 		if letters, err := b.Refused(t.Context(), "", 1); err != nil || len(letters) > 0 {
 			t.Errorf("dead letters: %v, %v", letters, err)
 		}
-		// No record was taken twice either: what the store answered as a duplicate would show in the next offsets only, so
-		// they must add up to what the topic holds.
-		positions, err := b.Positions(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		total := int64(0)
-		for _, at := range positions {
-			total += at.Next
-		}
-		if records := k.read(t, topic); int64(len(records)) > total {
-			t.Errorf("%d records, offsets read up to %d", len(records), total)
+		if records := k.read(t, topic); twice > 0 && len(records) == 20*n {
+			t.Errorf("in %d of %d rounds a record was settled twice", twice, kills)
 		}
 		verify(t, p.Store())
 		t.Logf("%d kills; %d events", kills, 20*n)

@@ -483,7 +483,9 @@ func settleRecords(ctx context.Context, cmd *cobra.Command, b *bridge.Bridge, re
 		if err != nil {
 			failed++
 			last = err
-			fmt.Fprintf(cmd.ErrOrStderr(), "%v: %v\n", r, err)
+			if len(records) > 1 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%v: %v\n", r, err)
+			}
 		}
 		if ctx.Err() != nil {
 			break
