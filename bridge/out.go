@@ -52,7 +52,7 @@ func (b *Bridge) Out(o Out) error {
 	if b.out != nil {
 		return fmt.Errorf("bridge %s: copies out already; name all patterns in one call", b.name)
 	}
-	s := &sender{b: b, o: o, topics: map[string]*topicState{}}
+	s := &sender{b: b, o: o, topics: map[string]*topicState{}, copied: make([]copied, b.store.Partitions())}
 	var err error
 	s.client, err = b.client(
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -126,6 +126,7 @@ type sender struct {
 	b      *Bridge
 	o      Out
 	client *kgo.Client
+	copied []copied // by partition of the store
 
 	mu     sync.Mutex
 	topics map[string]*topicState
@@ -140,7 +141,7 @@ type topicState struct {
 
 // forward copies one event and returns when Kafka has it.
 func (s *sender) forward(ctx context.Context, r eventstore.Record) error {
-	in, err := s.b.copiedIn(ctx, r.Partition, r.Offset)
+	in, err := s.copied[r.Partition].has(ctx, s.b, r.Partition, r.Offset)
 	if err != nil {
 		return bus.Transient(err)
 	}

@@ -45,7 +45,7 @@ var (
 	// ErrNotRefused: the bridge has no dead letter for this record.
 	ErrNotRefused = errors.New("the record is not among those refused")
 	// ErrGone: Kafka has the record no more: its retention has passed, or the topic was deleted.
-	ErrGone = errors.New("Kafka has the record no more")
+	ErrGone = errors.New("the record is gone from Kafka")
 	// ErrReason: the act wants a reason, for the audit.
 	ErrReason = errors.New("a reason is required")
 )

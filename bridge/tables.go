@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sort"
+	"sync"
 
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
@@ -65,6 +67,7 @@ CREATE TABLE carebus_bridge_ranges (
 	hi BIGINT NOT NULL,
 	PRIMARY KEY (bridge, part, lo)
 );
+CREATE UNIQUE INDEX carebus_bridge_ranges_hi ON carebus_bridge_ranges (bridge, part, hi);
 `}
 
 // storeID returns the id of a store, giving it one when it has none.
@@ -162,16 +165,58 @@ func (b *Bridge) noteCopied(ctx context.Context, tx *eventstore.Tx, receipts []e
 	return nil
 }
 
-// copiedIn reports whether this bridge has brought an event of the store in.
-func (b *Bridge) copiedIn(ctx context.Context, part int, offset int64) (found bool, err error) {
-	err = b.store.View(ctx, func(q eventstore.Querier) error {
-		var hi int64
-		err := q.QueryRowContext(ctx, `SELECT hi FROM carebus_bridge_ranges WHERE bridge = $1 AND part = $2 AND lo <= $3 ORDER BY lo DESC LIMIT 1`, b.name, part, offset).Scan(&hi)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+// copied remembers, for a partition of the store, which events in [from, to) this bridge has brought in.
+//
+// The answer for an event never changes once the event is stored, since both commit together. So what lies below the head
+// may be remembered: 1. the head is read; 2. the ranges are read, in a snapshot that is later and so has all that belongs to
+// events below that head.
+type copied struct {
+	mu       sync.Mutex
+	from, to int64
+	ranges   [][2]int64 // [lo, hi), ascending
+}
+
+const copiedRanges = 1000 // remembered per partition, at most
+
+func (c *copied) has(ctx context.Context, b *Bridge, part int, offset int64) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if offset < c.from || offset >= c.to {
+		if err := c.load(ctx, b, part, offset); err != nil {
+			return false, err
 		}
-		found = hi > offset
+	}
+	i := sort.Search(len(c.ranges), func(i int) bool { return c.ranges[i][1] > offset })
+	return i < len(c.ranges) && c.ranges[i][0] <= offset, nil
+}
+
+func (c *copied) load(ctx context.Context, b *Bridge, part int, offset int64) error {
+	heads, err := b.store.Heads(ctx)
+	if err != nil {
 		return err
+	}
+	var ranges [][2]int64
+	err = b.store.View(ctx, func(q eventstore.Querier) error {
+		rows, err := q.QueryContext(ctx, `SELECT lo, hi FROM carebus_bridge_ranges WHERE bridge = $1 AND part = $2 AND hi > $3 ORDER BY lo LIMIT $4`, b.name, part, offset, copiedRanges)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var r [2]int64
+			if err := rows.Scan(&r[0], &r[1]); err != nil {
+				return err
+			}
+			ranges = append(ranges, r)
+		}
+		return rows.Err()
 	})
-	return found, err
+	if err != nil {
+		return err
+	}
+	c.from, c.to, c.ranges = offset, max(heads[part], offset+1), ranges
+	if len(ranges) == copiedRanges {
+		c.to = min(c.to, ranges[copiedRanges-1][1]) // there may be more behind
+	}
+	return nil
 }
