@@ -56,7 +56,7 @@ func (b *Bridge) In(ctx context.Context, in In) error {
 		b.mu.Unlock()
 	}()
 	owner := event.NewID()
-	pause := time.Duration(0)
+	pause, missed := time.Duration(0), 0
 	for ctx.Err() == nil {
 		epoch, err := b.acquire(ctx, owner)
 		if err == nil {
@@ -69,13 +69,16 @@ func (b *Bridge) In(ctx context.Context, in In) error {
 				pause = 0
 			}
 		}
+		if missed++; !errors.Is(err, ErrNoTopic) {
+			missed = 0
+		}
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errFenced):
 			b.count.fencedTimes.Add(1)
 			b.log.Info("bridge: another process copies in, or a person has moved the bridge; beginning anew")
 			continue
-		case isFinal(err):
+		case isFinal(err) && (!errors.Is(err, ErrNoTopic) || missed > missLimit):
 			return fmt.Errorf("bridge %s: %w", b.name, err)
 		default:
 			b.count.retries.Add(1)
@@ -86,6 +89,10 @@ func (b *Bridge) In(ctx context.Context, in In) error {
 	}
 	return nil
 }
+
+// missLimit is how often a topic is looked for again that is not there: a broker that has just started, or a topic that was
+// just created, may be unknown for a moment.
+const missLimit = 4
 
 func (in *In) check() error {
 	if len(in.Topics) == 0 {
@@ -147,8 +154,8 @@ func (b *Bridge) acquire(ctx context.Context, owner string) (epoch int64, err er
 				return nil
 			}
 			epoch++
-			_, err = tx.ExecContext(ctx, `UPDATE carebus_bridge_leases SET owner = $1, epoch = $2, expires_at = $3 WHERE bridge = $4`, owner, epoch, until, b.name)
-			return err
+			return oneRow(tx.ExecContext(ctx, `UPDATE carebus_bridge_leases SET owner = $1, epoch = $2, expires_at = $3 WHERE bridge = $4 AND epoch = $5`,
+				owner, epoch, until, b.name, epoch-1))
 		})
 		if err != nil || !held {
 			return epoch, err

@@ -29,7 +29,8 @@ import (
 // not copy them out again. Neighbours are one row, so that a bridge that reads a long topic into a quiet store has few.
 var tables = []string{`
 CREATE TABLE carebus_bridge_store (
-	id TEXT PRIMARY KEY
+	one BIGINT PRIMARY KEY,
+	id TEXT NOT NULL
 );
 CREATE TABLE carebus_bridge_leases (
 	bridge TEXT PRIMARY KEY,
@@ -72,12 +73,13 @@ CREATE UNIQUE INDEX carebus_bridge_ranges_hi ON carebus_bridge_ranges (bridge, p
 
 // storeID returns the id of a store, giving it one when it has none.
 func storeID(ctx context.Context, tx *eventstore.Tx) (string, error) {
-	var id string
-	err := tx.QueryRowContext(ctx, `SELECT id FROM carebus_bridge_store`).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		id = event.NewID()
-		_, err = tx.ExecContext(ctx, `INSERT INTO carebus_bridge_store (id) VALUES ($1)`, id)
+	// Two processes may open a new store at once: the first one's id stands.
+	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_bridge_store (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING`, event.NewID())
+	if err != nil {
+		return "", err
 	}
+	var id string
+	err = tx.QueryRowContext(ctx, `SELECT id FROM carebus_bridge_store`).Scan(&id)
 	return id, err
 }
 
