@@ -200,7 +200,7 @@ func TestKillIn(t *testing.T) {
 		n := stop()
 		b := newBridge(t, p, "crash", k.options())
 		in(t, b, bridge.In{Topics: []string{topic}})
-		eventually(t, p.Store(), func() bool { return len(events(t, p.Store())) >= 20*n })
+		eventually(t, p.Store(), func() bool { return count(t, p) >= 20*n })
 		for patient, got := range inOrder(t, "store", storedIDs(t, p.Store())) {
 			if got != n {
 				t.Errorf("patient %s: %d of %d events in the store", patient, got, n)

@@ -272,6 +272,16 @@ func events(t *testing.T, s *eventstore.Store) map[string]eventstore.Record {
 	return all
 }
 
+// count is the number of enrolments stored.
+func count(t *testing.T, p *carebus.Platform) int {
+	t.Helper()
+	types, err := p.Store().Types(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(types["patient.enrolled"])
+}
+
 // enrolled is event number n about a patient.
 func enrolled(patient string, n int) event.Event {
 	return event.Event{

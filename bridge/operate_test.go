@@ -56,7 +56,7 @@ func TestTwoOfOneName(t *testing.T) {
 		}
 		eventually(t, p.Store(), func() bool { return b2.Status().Fenced > 0 && b2.Status().Duplicates > 100 })
 		n := stop()
-		eventually(t, p.Store(), func() bool { return len(events(t, p.Store())) == 20*n })
+		eventually(t, p.Store(), func() bool { return count(t, p) == 20*n })
 		if err := stop2(); err != nil {
 			t.Fatal(err)
 		}
@@ -74,8 +74,8 @@ func TestRivals(t *testing.T) {
 	k := fake(t)
 	topic := name("rivals")
 	k.createTopic(t, topic, 6)
-	records := make([]*kgo.Record, 0, 3000)
-	for n := range 150 {
+	records := make([]*kgo.Record, 0, 1200)
+	for n := range 60 {
 		for i := range 20 {
 			records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, "P", i), Value: enrolled(fmt.Sprint("P", i), n).AppendJSON(nil)})
 		}
@@ -87,9 +87,9 @@ func TestRivals(t *testing.T) {
 	b1, b2 := newBridge(t, p, "rivals", o), newBridge(t, p, "rivals", o)
 	in(t, b1, bridge.In{Topics: []string{topic}, BatchRecords: 20})
 	in(t, b2, bridge.In{Topics: []string{topic}, BatchRecords: 20})
-	for stored := 0; stored < 3000; {
-		eventually(t, p.Store(), func() bool { n := len(events(t, p.Store())); return n == 3000 || n >= stored+150 })
-		stored = len(events(t, p.Store()))
+	for stored := 0; stored < 1200; {
+		eventually(t, p.Store(), func() bool { n := count(t, p); return n == 1200 || n >= stored+100 })
+		stored = count(t, p)
 		err := p.Store().Update(t.Context(), func(tx *eventstore.Tx) error {
 			_, err := tx.ExecContext(t.Context(), `UPDATE carebus_bridge_leases SET owner = 'a process that died', expires_at = 0`)
 			return err
@@ -99,7 +99,7 @@ func TestRivals(t *testing.T) {
 		}
 	}
 	s1, s2 := b1.Status(), b2.Status()
-	if s1.Duplicates+s2.Duplicates != 0 || s1.Stored+s2.Stored != 3000 {
+	if s1.Duplicates+s2.Duplicates != 0 || s1.Stored+s2.Stored != 1200 {
 		t.Errorf("a record was settled twice: %+v %+v", s1, s2)
 	}
 	if s1.Fenced+s2.Fenced == 0 {
@@ -132,7 +132,7 @@ func TestBrokerAway(t *testing.T) {
 		}
 		eventually(t, from.Store(), func() bool { return b1.Status().Failed > 0 }) // a try has come to its end
 		k.start(t)
-		eventually(t, to.Store(), func() bool { return len(events(t, to.Store())) == 200 })
+		eventually(t, to.Store(), func() bool { return count(t, to) == 200 })
 		inOrder(t, "store", storedIDs(t, to.Store()))
 		inOrder(t, "topic", recordIDs(k.read(t, topic)))
 		if l, err := from.Bus().DeadLetters(t.Context(), bus.Filter{}, 10); err != nil || len(l) != 0 {
