@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"codegen":               {"schema"},
 	"auth":                  {"bus"},
 	"confluent":             {"event", "schema", "eventstore"},
+	"bridge":                {"bus", "catalog/platform", "confluent", "event", "eventstore"},
 	"gateway":               {"", "asyncapi", "auth", "bus", "catalog/platform", "confluent", "event", "eventstore", "flow", "projection", "saga", "schema"},
 	// It knows what it shows; nothing but the program knows it.
 	"telemetry":   {"", "bus", "catalog", "event", "eventstore", "projection", "saga", "schema"},

@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		newBenchCommand(a),
+		newBridgeCommand(a),
 		newCatalogCommand(a),
 		newDLQCommand(a),
 		newDemoCommand(a),
