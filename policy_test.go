@@ -18,7 +18,7 @@ var allowed = map[string][]string{
 	"event":                 {},
 	"schema":                {"event"},
 	"catalog":               {},
-	"catalog/gen":           {},
+	"catalog/gen":           {"codegen"},
 	"catalog/*":             {"catalog", "event"},
 	"eventstore":            {"event", "eventstore/driver"},
 	"eventstore/driver":     {"event"},
@@ -30,13 +30,17 @@ var allowed = map[string][]string{
 	"timer":                 {"event", "eventstore"},
 	"saga":                  {"event", "eventstore", "bus", "timer"},
 	"projection":            {"event", "eventstore", "bus"},
-	"asyncapi":              {"schema"},
+	"asyncapi":              {"schema", "flow"},
+	"codegen":               {"schema"},
 	"auth":                  {"bus"},
 	"confluent":             {"event", "schema", "eventstore"},
+	"bridge":                {"bus", "catalog/platform", "confluent", "event", "eventstore"},
 	"gateway":               {"", "asyncapi", "auth", "bus", "catalog/platform", "confluent", "event", "eventstore", "flow", "projection", "saga", "schema"},
-	"console":               {"", "auth", "bus", "catalog/platform", "event", "eventstore", "flow", "gateway", "projection", "saga", "schema"},
-	"carebustest":           {"", "aggregate", "bus", "event", "eventstore"},
-	"services/*":            {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
+	// It knows what it shows; nothing but the program knows it.
+	"console":     {"", "auth", "bus", "catalog/platform", "event", "eventstore", "flow", "gateway", "projection", "saga", "schema"},
+	"telemetry":   {"", "bus", "catalog", "event", "eventstore", "projection", "saga", "schema"},
+	"carebustest": {"", "aggregate", "bus", "event", "eventstore"},
+	"services/*":  {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.
 	"services/fulfillment": {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*", "services/pharmacy"},
 	// They stand for people and for those who look over everybody's shoulder.

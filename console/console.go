@@ -225,9 +225,10 @@ func (s *server) form(path string, fn func(q *request) (*view, error)) {
 func (s *server) admitted(fn func(q *request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r = s.sessions.credentials(r)
-		entered, err := s.g.Enter(r)
+		entered, leave, err := s.g.Enter(r)
 		q := &request{server: s, w: w, r: entered, q: r.URL.Query()}
 		if err == nil {
+			defer leave()
 			err = fn(q)
 		}
 		if err != nil {

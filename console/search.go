@@ -65,7 +65,7 @@ func (q *request) search() (*view, error) {
 	}
 	if v := strings.TrimSpace(q.q.Get("member")); v != "" {
 		d.Member, d.Asked = v, true
-		ask.Set("eventMember", v)
+		ask.Set("member", v)
 	}
 	for _, name := range []string{"since", "until"} {
 		text := strings.TrimSpace(q.q.Get(name))

@@ -47,7 +47,8 @@ func (x *session) over(now time.Time) bool {
 	return now.Sub(x.began) > sessionLife || now.Sub(x.last) > sessionIdle
 }
 
-func (s *sessions) token(id string, now time.Time) (string, bool) {
+// token of a session, unless it is over. Only what a person does (touch) keeps it from idling away, not an open page.
+func (s *sessions) token(id string, now time.Time, touch bool) (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.byID[id]
@@ -58,7 +59,9 @@ func (s *sessions) token(id string, now time.Time) (string, bool) {
 		delete(s.byID, id)
 		return "", false
 	}
-	x.last = now
+	if touch {
+		x.last = now
+	}
 	return x.token, true
 }
 
@@ -78,7 +81,7 @@ func (s *sessions) credentials(r *http.Request) *http.Request {
 	if err != nil {
 		return r
 	}
-	token, ok := s.token(c.Value, time.Now())
+	token, ok := s.token(c.Value, time.Now(), r.Header.Get("X-Console-Live") == "" && r.URL.Path != base+"live")
 	if !ok {
 		return r
 	}
@@ -89,7 +92,7 @@ func (s *sessions) credentials(r *http.Request) *http.Request {
 
 func (q *request) session() string {
 	if c, err := q.r.Cookie(cookieName); err == nil {
-		if _, ok := q.sessions.token(c.Value, time.Now()); ok {
+		if _, ok := q.sessions.token(c.Value, time.Now(), false); ok {
 			return c.Value
 		}
 	}
@@ -121,10 +124,16 @@ func (s *server) signRoutes() {
 		next := within(r.PostFormValue("next"))
 		try := r.Clone(r.Context())
 		try.Header.Set("Authorization", "Bearer "+token)
-		if _, err := s.g.Enter(try); err != nil || token == "" {
+		if token == "" {
 			ask(w, r, http.StatusUnauthorized, form{Next: next, Wrong: true})
 			return
 		}
+		_, leave, err := s.g.Enter(try)
+		if err != nil {
+			ask(w, r, http.StatusUnauthorized, form{Next: next, Wrong: true})
+			return
+		}
+		leave()
 		http.SetCookie(w, sessionCookie(r, s.sessions.begin(token, time.Now()), int(sessionLife.Seconds())))
 		http.Redirect(w, r, next, http.StatusSeeOther)
 	})

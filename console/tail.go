@@ -132,6 +132,9 @@ func parsePlaces(text string, partitions int) ([]int64, bool) {
 	return out, true
 }
 
+// recheck is how often a stream finds out whether its reader may still have it.
+const recheck = 10 * time.Second
+
 // live is the stream of a page: with rows, the events that it lists; otherwise a message whenever there is something new for
 // the page to look at. What comes faster than a person reads is put together: at most 200 rows, four times a second.
 func (q *request) live() error {
@@ -181,7 +184,19 @@ func (q *request) live() error {
 	if send(": hello\n\n") != nil {
 		return nil
 	}
+	session := q.session()
+	checked := time.Now()
 	for {
+		if time.Since(checked) > recheck { // the policy may have changed, the session may be over
+			ctx, err := q.g.Still(q.r)
+			if err != nil || q.session() != session {
+				return nil
+			}
+			q.r, checked = q.r.WithContext(ctx), time.Now()
+			if match, err = q.match(f, verb); err != nil {
+				return nil
+			}
+		}
 		tick := store.Tick()
 		heads, err := store.Heads(q.ctx())
 		if err != nil {
@@ -234,21 +249,19 @@ func (q *request) rest(d time.Duration) bool {
 	return false
 }
 
-// wait waits for a commit, and keeps the connection alive meanwhile.
+// wait waits for a commit, or until it is time to look whether the reader may still have the stream. It keeps the connection
+// alive.
 func (q *request) wait(tick eventstore.Tick, send func(string) error) bool {
-	for {
-		ctx, cancel := contextUntil(q.ctx(), q.Console.ctx, 15*time.Second)
-		_, err := q.p.Store().Wait(ctx, tick)
-		cancel()
-		switch {
-		case err == nil:
-			return true
-		case q.ctx().Err() != nil || q.Console.ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
-			return false
-		case send(":\n\n") != nil:
-			return false
-		}
+	ctx, cancel := contextUntil(q.ctx(), q.Console.ctx, recheck)
+	defer cancel()
+	_, err := q.p.Store().Wait(ctx, tick)
+	switch {
+	case err == nil:
+		return true
+	case q.ctx().Err() != nil || q.Console.ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+		return false
 	}
+	return send(":\n\n") == nil
 }
 
 // contextUntil ends with either context, or after a while.

@@ -34,7 +34,7 @@ func (g *Gateway) searchNewest(ctx context.Context, in *searchInput, from, bound
 		out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 	}
 	if found.More {
-		out.Body.Next = cursorOf(from, found.Before)
+		out.Body.Next = (&window{from: from, bound: found.Before}).String()
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (g *Gateway) newestOfFlow(ctx context.Context, in *searchInput, from, bound
 			continue
 		}
 		if len(out.Body.Events) == in.Limit {
-			out.Body.Next = cursorOf(from, bound)
+			out.Body.Next = (&window{from: from, bound: bound}).String()
 			return nil
 		}
 		bound[r.Partition] = r.Offset
@@ -73,7 +73,7 @@ func (g *Gateway) few(in *searchInput, match func(string) bool) []string {
 			types = append(types, t)
 		}
 	}
-	if len(types) > 12 {
+	if len(types) > 32 {
 		return nil
 	}
 	return types
@@ -114,7 +114,7 @@ func (g *Gateway) newestOfTypes(ctx context.Context, in *searchInput, types []st
 			return nil
 		}
 		if len(out.Body.Events) == in.Limit || seen == newestBudget/3 {
-			out.Body.Next = fmt.Sprintf("%s~%d,%d,%d", cursorOf(from, bound), last.Timestamp, last.Partition, last.Offset)
+			out.Body.Next = fmt.Sprintf("%s~%d,%d,%d", (&window{from: from, bound: bound}).String(), last.Timestamp, last.Partition, last.Offset)
 			return nil
 		}
 		r := heads[best].buf[0]

@@ -81,11 +81,12 @@ func TestMountWithTheGateway(t *testing.T) {
 			if r.URL.Query().Get("in") != "" {
 				r.Header.Set("Authorization", "Bearer "+token)
 			}
-			r, err := g.Enter(r)
+			r, leave, err := g.Enter(r)
 			if err != nil {
 				writeProblem(w, err)
 				return
 			}
+			defer leave()
 			ask := r.Clone(r.Context())
 			ask.URL, ask.Method = &url.URL{Path: r.URL.Query().Get("ask")}, http.MethodGet
 			ask.Header = http.Header{} // the credentials are in the context

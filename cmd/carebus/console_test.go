@@ -22,6 +22,7 @@ import (
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/services/patient"
 	"github.com/carebus/carebus/services/simulation"
+	"github.com/carebus/carebus/telemetry"
 )
 
 // aDemo is a running demo that is served over HTTP: what the browser tests walk through.
@@ -65,10 +66,21 @@ func serveDemo(t *testing.T) *aDemo {
 	working, stop := context.WithCancel(ctx)
 	ended := make(chan error, 2)
 	go func() { ended <- p.Run(working) }()
+	meters, err := telemetry.New(ctx, &telemetry.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched := &observed{Telemetry: meters, log: quiet, end: func() {}, done: make(chan struct{})}
+	close(watched.done)
+	t.Cleanup(func() {
+		if err := watched.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	var flags serveFlags
 	flags.listen = "127.0.0.1:0"
 	ready := make(chan string, 1)
-	go func() { ended <- flags.run(working, p, quiet, func(url string) { ready <- url }) }()
+	go func() { ended <- flags.run(working, p, watched, func(url string) { ready <- url }) }()
 	t.Cleanup(func() {
 		stop()
 		if err := errors.Join(<-ended, <-ended); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -40,6 +39,8 @@ type demoFlags struct {
 	mended   bool
 	stay     bool
 	http     serveFlags
+
+	telemetry telemetryFlags
 }
 
 // demoReport is what `carebus demo -o json` prints.
@@ -112,6 +113,7 @@ adds another population. With --mended the prior authorization service knows the
 	cmd.Flags().BoolVar(&f.stay, "stay", false, "go on serving when all is done, until the program is told to end (default: when a person watches)")
 	cmd.Flags().StringVar(&f.http.listen, "listen", defaultListen, "address of the HTTP API; any free port when the default is taken")
 	f.http.add(cmd)
+	f.telemetry.add(cmd, "error", true) // keys that are parked are part of the show; the display tells of them
 	return cmd
 }
 
@@ -124,11 +126,16 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		a.store = "sqlite:" + path
 	}
 	ctx, errw := cmd.Context(), cmd.ErrOrStderr()
-	// Keys that are parked are part of the show; the display tells of them.
-	p, err := a.open(ctx, cmd, &carebus.Options{Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError}))})
+	t, err := f.telemetry.start(ctx, cmd)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	p, err := a.open(ctx, cmd, t.options())
+	if err != nil {
+		return err
+	}
+	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
 	fmt.Fprintln(errw, "store", a.store)
 
@@ -148,7 +155,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	report := demoReport{Store: a.store, Seed: f.seed, Run: run, Patients: f.patients}
 	return whileRunning(ctx, p, watch, func(endShow func()) (err error) {
 		if f.stay || cmd.Flags().Changed("listen") {
-			end, serr := f.serve(ctx, cmd, p, &report)
+			end, serr := f.serve(ctx, cmd, p, t, &report)
 			if serr != nil {
 				return serr
 			}
@@ -197,12 +204,11 @@ func (a *app) demoEnds(cmd *cobra.Command, p *carebus.Platform, watch *demoWatch
 }
 
 // serve serves the demo's platform over HTTP until end is called.
-func (f *demoFlags) serve(ctx context.Context, cmd *cobra.Command, p *carebus.Platform, report *demoReport) (end func() error, err error) {
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
+func (f *demoFlags) serve(ctx context.Context, cmd *cobra.Command, p *carebus.Platform, t *observed, report *demoReport) (end func() error, err error) {
 	begin := func(flags serveFlags) (func() error, error) {
 		serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 		ready, ended := make(chan string, 1), make(chan error, 1)
-		go func() { ended <- flags.run(serving, p, log, func(url string) { ready <- url }) }()
+		go func() { ended <- flags.run(serving, p, t, func(url string) { ready <- url }) }()
 		select {
 		case report.URL = <-ready:
 			return func() error { stop(); return <-ended }, nil

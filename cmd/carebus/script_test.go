@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/twmb/franz-go/pkg/kfake"
 )
 
 func TestMain(m *testing.M) {
@@ -19,7 +21,14 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script/*.txtar: command lines, what they print, and how they end. "exits CODE carebus …" is
 // a command that must end with that code.
+//
+// "until REGEX carebus …" runs a command again and again until what it prints fits.
 func TestScripts(t *testing.T) {
+	kafka, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kafka.Close) // not deferred: the scripts run in parallel, when this function has returned
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
@@ -27,6 +36,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("CAREBUS_STORE", "sqlite:"+filepath.Join(env.WorkDir, "store", "test.db"))
 			env.Setenv("NO_COLOR", "1")
+			env.Setenv("CAREBUS_KAFKA", strings.Join(kafka.ListenAddrs(), ","))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -35,6 +45,18 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("usage: exits CODE COMMAND [ARG]...")
 				}
 				exits(ts, args[0], args[1], args[2:])
+			},
+			"until": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) < 2 {
+					ts.Fatalf("usage: until REGEX COMMAND [ARG]...")
+				}
+				wanted := regexp.MustCompile(args[0])
+				for {
+					ts.Check(ts.Exec(args[1], args[2:]...))
+					if wanted.MatchString(ts.ReadFile("stdout")) {
+						return
+					}
+				}
 			},
 			"damage": func(ts *testscript.TestScript, _ bool, _ []string) { damage(ts) },
 		},

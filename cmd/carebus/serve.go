@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,6 +30,7 @@ type serveFlags struct {
 	cert, key, clients string
 	hooksTo            []string
 	services           bool
+	telemetry          telemetryFlags
 }
 
 func (f *serveFlags) add(cmd *cobra.Command) {
@@ -45,6 +48,7 @@ func newServeCommand(a *app) *cobra.Command {
 		Short: "Serve the store over HTTP",
 		Long: `Serves the console at /console/ and the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the schema registry, metrics.
 It is described at /docs. Without a policy file everybody may do everything, so the address must be on loopback then.
+A policy file that has changed is read again within seconds; see carebus policy check and carebus token new.
 With --services the reference services run in this process too.`,
 		Example: `carebus serve
   carebus serve --listen :8443 --policy policy.yaml --tls-cert server.pem --tls-key server.key`,
@@ -56,15 +60,21 @@ With --services the reference services run in this process too.`,
 	cmd.Flags().StringVar(&f.listen, "listen", defaultListen, "address to listen at")
 	cmd.Flags().BoolVar(&f.services, "services", false, "run the reference services too")
 	f.add(cmd)
+	f.telemetry.add(cmd, "info", true)
 	return cmd
 }
 
 func (a *app) serve(ctx context.Context, cmd *cobra.Command, f serveFlags) (err error) {
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelInfo}))
-	p, err := a.open(ctx, cmd, &carebus.Options{Logger: log})
+	t, err := f.telemetry.start(ctx, cmd)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	p, err := a.open(ctx, cmd, t.options())
+	if err != nil {
+		return err
+	}
+	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
 	if f.services {
 		for _, join := range services {
@@ -76,14 +86,14 @@ func (a *app) serve(ctx context.Context, cmd *cobra.Command, f serveFlags) (err 
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ran := make(chan error, 1)
 	go func() { ran <- p.Run(working) }()
-	err = f.run(ctx, p, log, func(url string) { fmt.Fprintln(cmd.ErrOrStderr(), "serving", url) })
+	err = f.run(ctx, p, t, func(url string) { fmt.Fprintln(cmd.ErrOrStderr(), "serving", url) })
 	stop()
 	return errors.Join(err, <-ran)
 }
 
 // run serves a platform until ctx ends. ready is told the address.
-func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Logger, ready func(url string)) error {
-	o := gateway.Options{States: states(), Logger: log}
+func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, t *observed, ready func(url string)) error {
+	o := gateway.Options{States: states(), Mount: t.mount(), Logger: t.log}
 	for _, text := range f.hooksTo {
 		network, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -107,9 +117,19 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Log
 	if o.Door == nil && !gateway.ListenLocal(l.Addr()) {
 		return errors.Join(usagef("--listen %s can be reached from other machines; give --policy, which says who may do what, or an address on loopback", f.listen), l.Close())
 	}
+	if o.Door != nil {
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		watching.Go(func() { o.Door.Watch(ctx, 2*time.Second, func(err error) { tellPolicy(t.log, err) }) })
+	}
 	web := newConsole(ctx, p, o)
 	defer web.Close()
-	o.Mount = web.Mounts()
+	if o.Mount == nil {
+		o.Mount = map[string]gateway.Mount{}
+	}
+	maps.Copy(o.Mount, web.Mounts())
 	g, err := gateway.New(ctx, p, &o)
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -119,7 +139,15 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Log
 		scheme = "https"
 	}
 	ready(scheme + "://" + l.Addr().String())
-	return gateway.Serve(ctx, l, g, &gateway.ServeOptions{TLS: config, Logger: log})
+	return gateway.Serve(ctx, l, g, &gateway.ServeOptions{TLS: config, Logger: t.log})
+}
+
+func tellPolicy(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("the changed policy cannot be used; the one before stays in force", "error", err.Error())
+		return
+	}
+	log.Info("the changed policy is in force")
 }
 
 // tls is nil for plain HTTP. The certificate is read anew when its file has changed, so that it can be renewed.
