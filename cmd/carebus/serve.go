@@ -46,9 +46,10 @@ func newServeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the store over HTTP",
-		Long: `Serves the console at /console/ and the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the schema registry, metrics.
-It is described at /docs. Without a policy file everybody may do everything, so the address must be on loopback then.
-A policy file that has changed is read again within seconds; see carebus policy check and carebus token new.
+		Long: `Serves the console at /console/ and the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the
+schema registry, metrics. The API is described at /docs. Without a policy file everybody may do everything, so the address
+must be on loopback then. A policy file that has changed is read again within seconds; see carebus policy check and carebus
+token new.
 With --services the reference services run in this process too.`,
 		Example: `carebus serve
   carebus serve --listen :8443 --policy policy.yaml --tls-cert server.pem --tls-key server.key`,
