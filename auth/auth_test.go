@@ -191,9 +191,9 @@ func TestPolicyIsRefused(t *testing.T) {
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.yaml")
 	token, hash := auth.NewToken()
-	write := func(text string) {
+	write := func(text string) { // by renaming, so that a half-written file is never read
 		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
 			t.Fatal(err)
 		}
 	}

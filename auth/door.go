@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -30,6 +31,8 @@ type Door struct {
 	path   string
 	policy atomic.Pointer[policy]
 	looked atomic.Pointer[string] // the stamp of the files when they were read last
+
+	reloading sync.Mutex
 }
 
 // Load reads a policy file. Errors are ErrPolicy, or those of reading.
@@ -50,11 +53,13 @@ func Parse(text []byte) (*Door, error) {
 }
 
 // Reload reads the policy file again. When it cannot be used, the policy before stays in force and the error says why.
-// A Door from Parse has no file, and keeps its policy.
+// A Door from Parse has no file, and keeps its policy. Replace the file by renaming: a half-written one may be read.
 func (d *Door) Reload() error {
 	if d.path == "" {
 		return nil
 	}
+	d.reloading.Lock() // of two at once the one that has read first must not be the last to count
+	defer d.reloading.Unlock()
 	// The stamp comes before the reading: what is written in between is read again by Watch.
 	stamp := d.stamp()
 	d.looked.Store(&stamp)
