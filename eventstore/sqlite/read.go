@@ -242,7 +242,7 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 			return nil, false, err
 		}
 		var err error
-		if r.Payload, err = unpack(r.Payload); err != nil {
+		if r.Payload, err = driver.Unpack(r.Payload); err != nil {
 			return nil, false, fmt.Errorf("event %s: %w", r.ID, err)
 		}
 		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
@@ -284,7 +284,7 @@ func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 	r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 	r.RecordedAt = time.UnixMicro(recorded).UTC()
 	var err error
-	if r.Payload, err = unpack(payload); err != nil {
+	if r.Payload, err = driver.Unpack(payload); err != nil {
 		return fmt.Errorf("event %s: %w", r.ID, err)
 	}
 	if r.Type == "" || r.Source == "" {
