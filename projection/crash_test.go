@@ -20,7 +20,7 @@ import (
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/projection"
 )
 
@@ -34,7 +34,7 @@ const crashLease = 150 * time.Millisecond
 func child(mode string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	d, err := sqlite.Open(ctx, os.Getenv("CAREBUS_PROJECTION_STORE"), nil)
+	d, err := storetest.Driver(nil, os.Getenv("CAREBUS_PROJECTION_STORE"), 0, nil)
 	fatal(err)
 	s := eventstore.New(d, nil)
 	b, err := bus.New(ctx, s, &bus.Options{Lease: crashLease, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})

@@ -18,7 +18,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/projection"
 )
 
@@ -44,7 +44,7 @@ func (p *platform) Upcast(e event.Event, version string) (event.Event, error) {
 
 func openStore(t testing.TB, path string) *eventstore.Store {
 	t.Helper()
-	d, err := sqlite.Open(context.Background(), path, nil)
+	d, err := storetest.Driver(t, path, 0, nil)
 	must(t, err)
 	s := eventstore.New(d, nil)
 	t.Cleanup(func() { must(t, s.Close()) })

@@ -21,7 +21,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/timer"
 )
@@ -110,7 +110,7 @@ func expected(id string) (status saga.Status, effects []string, files []string) 
 func child(path string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	d, err := sqlite.Open(ctx, path, nil)
+	d, err := storetest.Driver(nil, path, 0, nil)
 	fatal(err)
 	s := eventstore.New(d, nil)
 	b, err := bus.New(ctx, s, &bus.Options{Lease: 150 * time.Millisecond})

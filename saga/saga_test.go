@@ -18,7 +18,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/timer"
 )
@@ -77,11 +77,11 @@ const effectsDDL = `CREATE TABLE effects (nr INTEGER PRIMARY KEY, saga TEXT NOT 
 
 func openStore(t testing.TB, path string, c *clock) *eventstore.Store {
 	t.Helper()
-	o := &sqlite.Options{}
+	var now func() time.Time
 	if c != nil {
-		o.Clock = c.now
+		now = c.now
 	}
-	d, err := sqlite.Open(context.Background(), path, o)
+	d, err := storetest.Driver(t, path, 0, now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,18 +2,20 @@ package storetest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/eventstore/driver"
 	"github.com/carebus/carebus/eventstore/postgres"
 	"github.com/carebus/carebus/eventstore/sqlite"
@@ -30,16 +32,34 @@ func Engine() string {
 // New returns the name of a store that does not exist yet, "sqlite:PATH" or "postgres://…", on the engine of the tests.
 func New(t testing.TB) string {
 	t.Helper()
+	return Name(t, filepath.Join(t.TempDir(), "test.db"))
+}
+
+// Name returns the name of the store at path on the engine of the tests: on a server a schema stands for the path, the
+// same one for the same path in every process. It is removed when the test ends; t is nil in a process that a test has
+// started.
+func Name(t testing.TB, path string) string {
 	switch e := Engine(); e {
 	case "sqlite":
-		return "sqlite:" + filepath.Join(t.TempDir(), "test.db")
+		return "sqlite:" + path
 	case "postgres":
-		return Postgres(t)
+		server := os.Getenv("CAREBUS_TEST_POSTGRES")
+		if server == "" {
+			panic("CAREBUS_TEST_ENGINE is postgres and CAREBUS_TEST_POSTGRES is not set; start a server with scripts/postgres")
+		}
+		sum := sha256.Sum256([]byte(path))
+		name := "test_" + hex.EncodeToString(sum[:12])
+		if _, seen := dropped.LoadOrStore(name, true); !seen && t != nil {
+			dropLater(t, server, name)
+		}
+		return within(server, name)
 	default:
-		t.Fatalf("CAREBUS_TEST_ENGINE is %q; use sqlite or postgres", e)
-		return ""
+		panic(fmt.Sprintf("CAREBUS_TEST_ENGINE is %q; use sqlite or postgres", e))
 	}
 }
+
+// dropped are the schemas of paths that a test will drop: the first one that has named the path.
+var dropped sync.Map
 
 // SQLite skips a test of what only SQLite has when the tests run on another engine. why is told.
 func SQLite(t testing.TB, why string) {
@@ -63,22 +83,31 @@ func Postgres(t testing.TB) string {
 // Schema returns the address of a schema of its own on a server. It is dropped when the test ends.
 func Schema(t testing.TB, server string) string {
 	t.Helper()
+	name := "test_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	dropLater(t, server, name)
+	return within(server, name)
+}
+
+// within is the address of a schema on a server.
+func within(server, schema string) string {
 	u, err := url.Parse(server)
 	if err != nil {
-		t.Fatal("the address of the PostgreSQL server is not a URL")
+		panic("the address of the PostgreSQL server is not a URL")
 	}
-	name := "test_" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	q := u.Query()
-	q.Set("search_path", name)
+	q.Set("search_path", schema)
 	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func dropLater(t testing.TB, server, schema string) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := drop(ctx, server, name); err != nil {
-			t.Errorf("dropping schema %s: %v", name, err)
+		if err := drop(ctx, server, schema); err != nil {
+			t.Errorf("dropping schema %s: %v", schema, err)
 		}
 	})
-	return u.String()
 }
 
 func drop(ctx context.Context, server, schema string) error {
@@ -91,22 +120,11 @@ func drop(ctx context.Context, server, schema string) error {
 	return err
 }
 
-// Driver opens the engine of a store that New has named. clock and partitions may be left out: nil, 0.
-func Driver(ctx context.Context, name string, partitions int, clock func() time.Time) (driver.Driver, error) {
+// Driver opens the engine of the store at path, as Name names it. Partitions 0 and a nil clock are the engine's own.
+func Driver(t testing.TB, path string, partitions int, clock func() time.Time) (driver.Driver, error) {
+	name := Name(t, path)
 	if path, ok := strings.CutPrefix(name, "sqlite:"); ok {
-		return sqlite.Open(ctx, path, &sqlite.Options{Partitions: partitions, Clock: clock})
+		return sqlite.Open(context.Background(), path, &sqlite.Options{Partitions: partitions, Clock: clock})
 	}
-	return postgres.Open(ctx, name, &postgres.Options{Partitions: partitions, Clock: clock})
-}
-
-// Open opens a store, which is closed when the test ends. Several may be open on one name, as if by several processes.
-func Open(t testing.TB, name string, o *eventstore.Options) *eventstore.Store {
-	t.Helper()
-	d, err := Driver(context.Background(), name, 0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := eventstore.New(d, o)
-	t.Cleanup(func() { _ = s.Close() })
-	return s
+	return postgres.Open(context.Background(), name, &postgres.Options{Partitions: partitions, Clock: clock})
 }
