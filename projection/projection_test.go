@@ -220,7 +220,11 @@ func onlyTables(t testing.TB, s *eventstore.Store, want ...string) {
 	t.Helper()
 	var got []string
 	must(t, s.View(context.Background(), func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(context.Background(), `SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%~_g%' ESCAPE '~' AND name NOT LIKE 'carebus%' ORDER BY name`)
+		list := `SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%~_g%' ESCAPE '~' AND name NOT LIKE 'carebus%' ORDER BY name`
+		if s.Info().Name == "postgres" {
+			list = `SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename LIKE '%~_g%' ESCAPE '~' AND tablename NOT LIKE 'carebus%' ORDER BY tablename`
+		}
+		rows, err := q.QueryContext(context.Background(), list)
 		if err != nil {
 			return err
 		}

@@ -19,16 +19,17 @@ type group struct {
 	packed [][][]byte // per unit and event, what is stored of the payload; made before the lock is taken
 	large  bool
 
-	ran    bool // a unit's function has begun
-	wrote  bool // a function's statement may have changed something
-	void   bool // the only unit failed: roll back
-	alone  bool // the unit has no savepoint, the transaction is its own
-	point  bool // the unit's savepoint is made
-	points bool // there is a savepoint, of this unit or an earlier one
-	depth  int
-	failed error // of the unit's first statement that failed
-	news   bool  // something was committed
-	token  string
+	ran     bool // a unit's function has begun
+	wrote   bool // a function's statement may have changed something
+	void    bool // the only unit failed: roll back
+	alone   bool // the unit has no savepoint, the transaction is its own
+	point   bool // the unit's savepoint is made
+	points  bool // there is a savepoint, of this unit or an earlier one
+	depth   int
+	failed  error // of the unit's first statement that failed
+	news    bool  // something was committed
+	defines bool  // definitions are being changed, and the lock for it is held
+	token   string
 
 	rows    []row
 	byID    map[string]int // rows

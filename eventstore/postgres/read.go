@@ -2,8 +2,6 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -395,16 +393,33 @@ func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, e
 	return lo, nil
 }
 
+// viewText begins a transaction of one moment. Names of tables and views are looked up at the present moment, not at that
+// of the snapshot: a reader whose snapshot is older than a change of definitions would read the new table as it was before
+// it was filled. So a view holds a lock, taken before the snapshot, that changes of definitions wait for: see define.
+const viewText = `begin isolation level repeatable read read only; lock table carebus_meta in access share mode`
+
 // View runs fn over a snapshot.
 func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
-	tx, err := d.views.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	c, err := d.views.Conn(ctx)
 	if err != nil {
 		return d.readError(err)
 	}
-	defer func() { _ = tx.Rollback() }()
-	err = fn(tx)
-	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
-		return context.Cause(ctx) // database/sql has ended the transaction with the context
+	defer c.Close() // a connection that is still in its transaction is not used again
+	exec := func(ctx context.Context, text string) error {
+		return c.Raw(func(raw any) error {
+			_, err := raw.(sqlConn).Conn.Conn().PgConn().Exec(ctx, text).ReadAll()
+			return err
+		})
 	}
-	return d.readError(err)
+	if err := exec(ctx, viewText); err != nil {
+		return d.readError(err)
+	}
+	if err := fn(c); err != nil {
+		_ = exec(context.WithoutCancel(ctx), "rollback")
+		if ctx.Err() != nil {
+			return err
+		}
+		return d.readError(err)
+	}
+	return d.readError(exec(ctx, "rollback"))
 }

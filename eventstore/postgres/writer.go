@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -345,7 +346,7 @@ func (w *writer) run(units []*driver.Unit) error {
 // one round trip for both, and none for a unit that only appends.
 func (w *writer) unit(u *driver.Unit, alone bool) error {
 	g := &w.group
-	g.point, g.failed, g.alone = false, nil, alone
+	g.point, g.failed, g.alone, g.defines = false, nil, alone, false
 	m := w.mark()
 	err := u.Run(&tx{w: w})
 	if err == nil {
@@ -503,6 +504,9 @@ func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 		return nil, err
 	}
 	t.w.group.wrote = true
+	if err := t.w.define(query); err != nil {
+		return nil, t.failed(err)
+	}
 	query = translate(query)
 	if len(args) == 0 {
 		rs, err := t.w.exec(query)
@@ -540,6 +544,23 @@ func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 	}
 	t.w.group.wrote = t.w.group.wrote || !isSelect(query)
 	return t.w.conn.QueryRowContext(context.Background(), query, args...)
+}
+
+// redefinition finds the statements that change what a name means that readers may know.
+var redefinition = regexp.MustCompile(`\b(DROP|ALTER|CREATE VIEW)\b`)
+
+// define waits, before the first statement of a transaction that changes definitions, until no view is open; those to come
+// wait for the end of the transaction. A view that takes longer than a second is in the way: the statement fails, for a
+// transaction that waits holds up all writers.
+func (w *writer) define(statement string) error {
+	if w.group.defines || !redefinition.MatchString(statement) {
+		return nil
+	}
+	if _, err := w.exec(`set local lock_timeout = '1s'; lock table carebus_meta in access exclusive mode`); err != nil {
+		return fmt.Errorf("%w: readers are in the way of a change of tables; try again: %w", driver.ErrUnavailable, clean(err))
+	}
+	w.group.defines = w.group.depth == 0 // a savepoint that is undone lets the lock go
+	return nil
 }
 
 // isSelect reports whether a query only reads; INSERT … RETURNING does not.
