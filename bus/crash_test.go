@@ -153,6 +153,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 
+	storetest.Settle(t, s.Update)
 	// Let the survivors' work finish: the group handles what is left, and keys parked as suspects are redriven.
 	b := newBus(t, s, &bus.Options{Lease: lease})
 	if err := b.Handle("g", bus.On(thingDoneV1, applyEffect)); err != nil {

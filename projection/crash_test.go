@@ -145,6 +145,7 @@ func TestKill(t *testing.T) {
 		c.end(t, syscall.SIGKILL)
 	}
 	s := openStore(t, path)
+	storetest.Settle(t, s.Update)
 	p := newPlatform(t, s)
 	projection.SetLease(crashLease)
 	d := counts(1, applyStep)
@@ -237,6 +238,7 @@ func TestAKilledRebuildGoesOn(t *testing.T) {
 		}
 	}
 	c.end(t, syscall.SIGKILL)
+	storetest.Settle(t, s.Update)
 	wantAll(t, dump(t, s), keys, n)
 	st, err := projection.Get(t.Context(), s, "counts")
 	must(t, err)

@@ -116,7 +116,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	fmt.Fprintln(errw, "store", a.store)
+	fmt.Fprintln(errw, "store", shown(a.store))
 
 	run, err := beginDemo(ctx, p, f.seed)
 	if err != nil {
@@ -141,7 +141,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	report.Store, report.Seed, report.Run, report.Patients, report.Drained = a.store, f.seed, run, f.patients, drained
+	report.Store, report.Seed, report.Run, report.Patients, report.Drained = shown(a.store), f.seed, run, f.patients, drained
 	report.Seconds, report.PerSecond = seconds, float64(report.Published)/seconds
 	report.Explore = a.explore(watch, report)
 	if drained {

@@ -120,6 +120,15 @@ func drop(ctx context.Context, server, schema string) error {
 	return err
 }
 
+// Settle waits for what processes that were killed have sent to a server before: it carries out a commit whose client is
+// gone. update is the store's Update; a transaction begins only after that one has ended.
+func Settle[T any](t testing.TB, update func(ctx context.Context, fn func(tx T) error) error) {
+	t.Helper()
+	if err := update(context.Background(), func(T) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Driver opens the engine of the store at path, as Name names it. Partitions 0 and a nil clock are the engine's own.
 func Driver(t testing.TB, path string, partitions int, clock func() time.Time) (driver.Driver, error) {
 	name := Name(t, path)
