@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"eventstore/drivertest": {"event", "eventstore/driver"},
 	"eventstore/sqlite":     {"event", "eventstore/driver"},
 	"eventstore/postgres":   {"event", "eventstore/driver"},
+	"eventstore/migrate":    {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"eventstore/storetest":  {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"bus":                   {"event", "eventstore"},
 	"fhir":                  {"event"},

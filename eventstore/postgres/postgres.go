@@ -44,6 +44,8 @@ type Options struct {
 	ReadOnly bool
 	// AllowUnsafe opens a store on a server with fsync off, which loses acknowledged events in a crash. For throw-away data.
 	AllowUnsafe bool
+	// Copy opens a store that a copy of another one is being written to, see BeginCopy; without it such a store is refused.
+	Copy bool
 	// Clock is the time that events are recorded at and that leases are measured by. Default: the server's, which all
 	// processes share.
 	Clock func() time.Time
@@ -187,6 +189,9 @@ func (d *DB) open(ctx context.Context, location string) error {
 	}
 	if d.opts.Partitions != 0 && d.opts.Partitions != n {
 		return fmt.Errorf("the store has %d partitions, not %d; the number is fixed when a store is created", n, d.opts.Partitions)
+	}
+	if state, err := metaValue(ctx, c, "copy"); err == nil && state == copyUnfinished && !d.opts.Copy {
+		return fmt.Errorf("%w: %w", driver.ErrFormat, ErrUnfinished)
 	}
 	var oid uint32
 	if err := c.QueryRow(ctx, `SELECT 'carebus_meta'::regclass::oid`).Scan(&oid); err != nil {

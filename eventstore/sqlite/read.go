@@ -438,3 +438,18 @@ func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
 	defer func() { _ = tx.Rollback() }()
 	return d.readError(fn(tx))
 }
+
+// Hash returns the hash of a record's place in the chain of its partition: it stands for all records up to it. The hash
+// before the first record is zero.
+func (d *DB) Hash(ctx context.Context, partition int, offset int64) (hash [32]byte, err error) {
+	if offset < 0 {
+		return hash, nil
+	}
+	var stored []byte
+	err = d.readers.QueryRowContext(ctx, `SELECT hash FROM events WHERE pos = ?`, int64(partition)<<offsetBits|offset).Scan(&stored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return hash, fmt.Errorf("sqlite: partition %d, offset %d: %w", partition, offset, driver.ErrNotFound)
+	}
+	copy(hash[:], stored)
+	return hash, d.readError(err)
+}
