@@ -27,6 +27,7 @@ func (a *app) commands() []*cobra.Command {
 		newTailCommand(a),
 		newTopologyCommand(a),
 		newVerifyCommand(a),
+		newMigrateCommand(a),
 		newVersionCommand(a),
 	}
 }

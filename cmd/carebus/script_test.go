@@ -3,6 +3,7 @@ package main
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -20,13 +23,24 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar: command lines, what they print, and how they end. "exits CODE carebus …" is
 // a command that must end with that code.
 func TestScripts(t *testing.T) {
+	server := os.Getenv("CAREBUS_TEST_POSTGRES")
+	if server != "" {
+		server = storetest.Schema(t, server) // which one script uses
+	}
 	testscript.Run(t, testscript.Params{
+		Condition: func(cond string) (bool, error) {
+			if cond == "postgres" {
+				return server != "", nil
+			}
+			return false, fmt.Errorf("no condition %q", cond)
+		},
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("CAREBUS_UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("CAREBUS_STORE", "sqlite:"+filepath.Join(env.WorkDir, "store", "test.db"))
 			env.Setenv("NO_COLOR", "1")
+			env.Setenv("POSTGRES", server)
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
