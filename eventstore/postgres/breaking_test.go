@@ -338,7 +338,39 @@ type proxy struct {
 	server   string
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
+	lose     chan struct{} // not nil: the next answer that holds text is lost, and the channel closed
+	text     string
 	wg       sync.WaitGroup
+}
+
+// loseAnswer cuts the connection by which the server sends the next answer that holds text, in its place. The channel is
+// closed then.
+func (p *proxy) loseAnswer(text string) (lost <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose, p.text = make(chan struct{}), text
+	return p.lose
+}
+
+// answer passes on what the server sends, unless it is to be lost.
+func (p *proxy) answer(client, server net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(b)
+		p.mu.Lock()
+		lose := p.lose != nil && strings.Contains(string(b[:n]), p.text)
+		if lose {
+			close(p.lose)
+			p.lose = nil
+		}
+		p.mu.Unlock()
+		if lose || err != nil {
+			return
+		}
+		if _, err := client.Write(b[:n]); err != nil {
+			return
+		}
+	}
 }
 
 func newProxy(t *testing.T, server string) *proxy {
@@ -373,7 +405,11 @@ func (p *proxy) accept() {
 		p.mu.Unlock()
 		for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
 			p.wg.Go(func() {
-				_, _ = io.Copy(pair[0], pair[1])
+				if pair[0] == client {
+					p.answer(client, server)
+				} else {
+					_, _ = io.Copy(pair[0], pair[1])
+				}
 				for _, c := range pair {
 					_ = c.Close()
 				}
