@@ -183,35 +183,9 @@ func (w *writer) stream(name string) (stream, error) {
 
 // append checks an append wholly, then takes its events into the group.
 func (w *writer) append(a driver.Append, packed [][]byte) ([]driver.Receipt, error) {
-	if len(a.Digests) == 0 {
-		a.Digests = make([][32]byte, len(a.Events))
-		for i := range a.Events {
-			a.Digests[i] = driver.ContentDigest(&a.Events[i])
-		}
-	}
-	var twin []int
-	if len(a.Events) > 1 {
-		twin = driver.Twins(a.Events)
-	}
-	receipts := make([]driver.Receipt, len(a.Events))
-	duplicates := 0
-	for i := range a.Events {
-		if twin != nil && a.Digests[twin[i]] != a.Digests[i] {
-			return nil, fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
-		}
-		stored, err := w.stored(a.Events[i].ID)
-		if err != nil {
-			return nil, err
-		}
-		if stored == nil {
-			continue
-		}
-		if driver.ContentDigest(&stored.Event) != a.Digests[i] {
-			return nil, fmt.Errorf("event %s: %w; give a new fact a new id", stored.ID, driver.ErrDifferentContent)
-		}
-		receipts[i] = receiptOf(stored)
-		receipts[i].Duplicate = true
-		duplicates++
+	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
+	if err != nil {
+		return nil, err
 	}
 	if duplicates == len(a.Events) {
 		return receipts, nil // said before, word for word: the answer that got lost
@@ -240,10 +214,6 @@ func (w *writer) append(a driver.Append, packed [][]byte) ([]driver.Receipt, err
 	return receipts, nil
 }
 
-func receiptOf(r *driver.Record) driver.Receipt {
-	return driver.Receipt{EventID: r.ID, Partition: r.Partition, Offset: r.Offset, Stream: r.Stream, StreamVersion: r.StreamVersion, RecordedAt: r.RecordedAt}
-}
-
 // add takes an event into the group, at the end of its partition and stream.
 func (w *writer) add(e *event.Event, name string, s *stream, digest [32]byte, now int64, payload []byte) driver.Receipt {
 	g := &w.group
@@ -269,7 +239,7 @@ func (w *writer) add(e *event.Event, name string, s *stream, digest [32]byte, no
 	w.fresh.Add(e.ID)
 	g.byID[e.ID] = len(g.rows)
 	g.rows = append(g.rows, r)
-	return receiptOf(&r.record)
+	return r.record.Receipt()
 }
 
 // stored returns the record of an event that is stored already, or was taken into the group; nil when it is new.

@@ -391,30 +391,9 @@ func (w *writer) savepoint(fn func() error) (err error) {
 
 // append checks an append wholly, then stores it.
 func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
-	if len(a.Digests) == 0 {
-		a.Digests = make([][32]byte, len(a.Events))
-		for i := range a.Events {
-			a.Digests[i] = driver.ContentDigest(&a.Events[i])
-		}
-	}
-	var twin []int
-	if len(a.Events) > 1 {
-		twin = driver.Twins(a.Events)
-	}
-	receipts := make([]driver.Receipt, len(a.Events))
-	duplicates := 0
-	for i := range a.Events {
-		if twin != nil && a.Digests[twin[i]] != a.Digests[i] {
-			return nil, fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
-		}
-		r, err := w.duplicate(a, i)
-		if err != nil {
-			return nil, err
-		}
-		if r != nil {
-			receipts[i] = *r
-			duplicates++
-		}
+	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
+	if err != nil {
+		return nil, err
 	}
 	if duplicates == len(a.Events) {
 		return receipts, nil // said before, word for word: the answer that got lost
@@ -494,9 +473,8 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 	return receipts, nil
 }
 
-// duplicate returns the receipt of an event that is stored already, nil when it is new.
-func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
-	id := a.Events[i].ID
+// stored returns the record of an event that is stored already, nil when it is new.
+func (w *writer) stored(id string) (*driver.Record, error) {
 	if w.fresh.IsNew(id) {
 		return nil, nil
 	}
@@ -504,13 +482,7 @@ func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if driver.ContentDigest(&r.Event) != a.Digests[i] {
-		return nil, fmt.Errorf("event %s: %w; give a new fact a new id", id, driver.ErrDifferentContent)
-	}
-	return &driver.Receipt{EventID: r.ID, Partition: r.Partition, Offset: r.Offset, Stream: r.Stream, StreamVersion: r.StreamVersion, RecordedAt: r.RecordedAt, Duplicate: true}, nil
+	return &r, err
 }
 
 func (w *writer) get(id string) (driver.Record, error) {
