@@ -40,6 +40,10 @@ type Options struct {
 	// Clock is the time that events are recorded at and timers fire by. It is for tests, see carebustest.OpenAt; processes
 	// of one store must agree on it. Default time.Now.
 	Clock func() time.Time
+	// Hooks are told of what the platform does: values with the methods of eventstore.AppendHook, eventstore.CommitHook,
+	// bus.HandleHook, bus.CallHook, saga.StepHook, and the hooks of package gateway. Package telemetry makes some.
+	// Default: none.
+	Hooks []any
 }
 
 // Receipt says where an event was stored, and whether it was there already.
@@ -60,6 +64,7 @@ type Platform struct {
 	limits   *event.Options
 	log      *slog.Logger
 	readOnly bool
+	hooks    []any
 
 	refreshMu sync.Mutex
 	seen      time.Time       // newest registration folded
@@ -74,7 +79,7 @@ func Open(ctx context.Context, name string, o *Options) (*Platform, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	p := &Platform{registry: schema.New(), limits: o.Limits, log: o.Logger, readOnly: o.ReadOnly}
+	p := &Platform{registry: schema.New(), limits: o.Limits, log: o.Logger, readOnly: o.ReadOnly, hooks: o.Hooks}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -82,7 +87,7 @@ func Open(ctx context.Context, name string, o *Options) (*Platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.store = eventstore.New(d, &eventstore.Options{Admit: p.admit, Linger: o.Linger, QueueBytes: o.QueueBytes})
+	p.store = eventstore.New(d, &eventstore.Options{Admit: p.admit, Linger: o.Linger, QueueBytes: o.QueueBytes, Hooks: o.Hooks})
 	if err := p.start(ctx, o); err != nil {
 		return nil, errors.Join(err, p.store.Close())
 	}
@@ -121,7 +126,7 @@ func (p *Platform) start(ctx context.Context, o *Options) error {
 	}
 	p.bus, err = bus.New(ctx, p.store, &bus.Options{
 		Member: o.Member, Lease: o.Lease, Logger: p.log,
-		Upcast: p.Upcast, Validate: p.validate,
+		Upcast: p.Upcast, Validate: p.validate, Hooks: o.Hooks,
 	})
 	return err
 }
@@ -216,6 +221,9 @@ func (p *Platform) Store() *eventstore.Store { return p.store }
 
 // Bus operates consumer groups: status, pause, replay, dead letters. It is nil when the platform is read-only.
 func (p *Platform) Bus() *bus.Bus { return p.bus }
+
+// Hooks are those of Options, for components that have hooks of their own.
+func (p *Platform) Hooks() []any { return p.hooks }
 
 // Close lets what is queued be committed and closes the store. Let Run return first.
 func (p *Platform) Close() error { return p.store.Close() }

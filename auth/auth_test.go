@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,8 +13,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -218,7 +221,7 @@ func TestReload(t *testing.T) {
 	ctx := t.Context()
 	told := make(chan error, 10)
 	done := make(chan struct{})
-	watching, stop := contextWithStop(ctx)
+	watching, stop := context.WithCancel(ctx)
 	go func() { defer close(done); d.Watch(watching, time.Millisecond, func(err error) { told <- err }) }()
 	write(fmt.Sprintf("principals:\n  - {name: p, tokens: [%q], read: [a.c, d.e], rate: {perSecond: 0.001, burst: 2}}\n", hash))
 	if err := d.Reload(); err != nil {
@@ -240,6 +243,75 @@ func TestReload(t *testing.T) {
 	<-done
 }
 
+// TestKeyFileIsWatched: new keys of an issuer count without a restart, and the policy file need not be touched for it.
+func TestKeyFileIsWatched(t *testing.T) {
+	dir := t.TempDir()
+	before, after := newMint(t), newMint(t)
+	write := func(name string, text []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("keys.json", before.set(t))
+	write("policy.yaml", fmt.Appendf(nil, "issuers:\n  - {issuer: %s, audience: carebus, jwksFile: keys.json}\nprincipals:\n  - {name: pharmacy, subjects: [pharmacy-client]}\n", theIssuer))
+	d, err := auth.Load(filepath.Join(dir, "policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watching, stop := context.WithCancel(t.Context())
+	told := make(chan error, 100)
+	done := make(chan struct{})
+	go func() { defer close(done); d.Watch(watching, time.Millisecond, func(err error) { told <- err }) }()
+	token := after.sign(t, jose.ES256, after.ec, claims())
+	if _, err := d.Authenticate(bearer("Bearer " + token)); !errors.Is(err, auth.ErrBadCredentials) {
+		t.Errorf("before: %v", err)
+	}
+	write("keys.json", after.set(t))
+	for err := range told {
+		if err != nil { // it was looked at while it was being written
+			continue
+		}
+		if _, err := d.Authenticate(bearer("Bearer " + token)); err == nil {
+			break
+		}
+	}
+	stop()
+	<-done
+}
+
+// TestRateIsOwed: who takes more than the burst at once waits for all of it afterwards.
+func TestRateIsOwed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token, hash := auth.NewToken()
+		d, err := auth.Parse(fmt.Appendf(nil, "principals:\n  - {name: p, tokens: [%q], rate: {perSecond: 10, burst: 20}}\n", hash))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := d.Authenticate(bearer("Bearer " + token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Wait() != 0 || !p.Allow(100) {
+			t.Fatal("a full burst lets nothing through")
+		}
+		if p.Allow(1) {
+			t.Error("80 events are owed, and one more is there")
+		}
+		if w := p.Wait().Round(time.Millisecond); w != 8100*time.Millisecond {
+			t.Errorf("wait %v", w)
+		}
+		time.Sleep(8 * time.Second)
+		if p.Allow(1) {
+			t.Error("too early")
+		}
+		time.Sleep(101 * time.Millisecond)
+		if !p.Allow(1) || p.Allow(1) {
+			t.Error("not one, and one only")
+		}
+	})
+}
+
 // TestCertificates: only verified ones count, by any of their names.
 func TestCertificates(t *testing.T) {
 	d, err := auth.Parse([]byte("principals:\n  - {name: p, certificates: [Pharmacy.example.org, 'spiffe://care/payer']}\n  - {name: q, certificates: [q.example.org]}\n"))
@@ -250,6 +322,11 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	loud, err := url.Parse("spiffe://care/Payer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := time.Now().Add(time.Hour)
 	shown := func(c *x509.Certificate, verified bool) *http.Request {
 		state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}}
 		if verified {
@@ -262,20 +339,22 @@ func TestCertificates(t *testing.T) {
 		verified bool
 		want     error
 	}{
-		{&x509.Certificate{DNSNames: []string{"pharmacy.EXAMPLE.org"}}, true, nil},
-		{&x509.Certificate{URIs: []*url.URL{spiffe}}, true, nil},
-		{&x509.Certificate{DNSNames: []string{"x", "pharmacy.example.org"}, URIs: []*url.URL{spiffe}}, true, nil},
-		{&x509.Certificate{DNSNames: []string{"pharmacy.example.org"}}, false, auth.ErrNoCredentials},
-		{&x509.Certificate{DNSNames: []string{"other.example.org"}}, true, auth.ErrBadCredentials},
-		{&x509.Certificate{DNSNames: []string{"pharmacy.example.org", "q.example.org"}}, true, auth.ErrBadCredentials},
-		{&x509.Certificate{}, true, auth.ErrBadCredentials},
+		{&x509.Certificate{NotAfter: later, DNSNames: []string{"pharmacy.EXAMPLE.org"}}, true, nil},
+		{&x509.Certificate{NotAfter: later, URIs: []*url.URL{spiffe}}, true, nil},
+		{&x509.Certificate{NotAfter: later, DNSNames: []string{"x", "pharmacy.example.org"}, URIs: []*url.URL{spiffe}}, true, nil},
+		{&x509.Certificate{NotAfter: later, DNSNames: []string{"pharmacy.example.org"}}, false, auth.ErrNoCredentials},
+		{&x509.Certificate{NotAfter: later, DNSNames: []string{"other.example.org"}}, true, auth.ErrBadCredentials},
+		{&x509.Certificate{NotAfter: later, DNSNames: []string{"pharmacy.example.org", "q.example.org"}}, true, auth.ErrBadCredentials},
+		{&x509.Certificate{NotAfter: later}, true, auth.ErrBadCredentials},
+		{&x509.Certificate{NotAfter: later, URIs: []*url.URL{loud}}, true, auth.ErrBadCredentials},                                            // another identity
+		{&x509.Certificate{NotAfter: time.Now().Add(-time.Second), DNSNames: []string{"pharmacy.example.org"}}, true, auth.ErrBadCredentials}, // it was valid when the connection began
 	} {
 		p, err := d.Authenticate(shown(c.cert, c.verified))
 		if !errors.Is(err, c.want) || c.want == nil && p.Name != "p" {
 			t.Errorf("%v: %v, %v", c.cert.DNSNames, p, err)
 		}
 	}
-	r := shown(&x509.Certificate{DNSNames: []string{"pharmacy.example.org"}}, true)
+	r := shown(&x509.Certificate{NotAfter: later, DNSNames: []string{"pharmacy.example.org"}}, true)
 	r.Header.Set("Authorization", "Bearer wrong")
 	if _, err := d.Authenticate(r); !errors.Is(err, auth.ErrBadCredentials) {
 		t.Errorf("a wrong token beside a good certificate: %v", err)

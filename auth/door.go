@@ -27,6 +27,7 @@ var (
 type Door struct {
 	path   string
 	policy atomic.Pointer[policy]
+	looked atomic.Pointer[string] // the stamp of the files when they were read last
 }
 
 // Load reads a policy file. Errors are ErrPolicy, or those of reading.
@@ -52,6 +53,9 @@ func (d *Door) Reload() error {
 	if d.path == "" {
 		return nil
 	}
+	// The stamp comes before the reading: what is written in between is read again by Watch.
+	stamp := d.stamp()
+	d.looked.Store(&stamp)
 	text, err := os.ReadFile(d.path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPolicy, err)
@@ -64,33 +68,46 @@ func (d *Door) Reload() error {
 		p.keep(before)
 	}
 	d.policy.Store(p)
+	stamp = d.stampOf(stamp, p)
+	d.looked.Store(&stamp)
 	return nil
 }
 
-// Watch reloads the policy whenever its file has changed, until ctx ends. The file is looked at every so often. told hears of
-// each reload: nil, or why the policy before stays in force.
+// Watch reloads the policy whenever its file, or a key file that it names, has changed since it was read, until ctx ends.
+// The files are looked at every so often. told hears of each reload: nil, or why the policy before stays in force.
 func (d *Door) Watch(ctx context.Context, every time.Duration, told func(error)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	last := d.stamp()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if now := d.stamp(); now != last {
-			last = now
+		if d.path != "" && d.stamp() != *d.looked.Load() {
 			told(d.Reload())
 		}
 	}
 }
 
-// stamp changes when the file does.
-func (d *Door) stamp() string {
-	info, err := os.Stat(d.path)
+// stamp changes when the policy file does, or a key file of the policy in force.
+func (d *Door) stamp() string { return d.stampOf(stampOf(d.path), d.policy.Load()) }
+
+// stampOf is the stamp for the key files of another policy, the policy file being as it was.
+func (d *Door) stampOf(stamp string, p *policy) string {
+	stamp, _, _ = strings.Cut(stamp, "\n")
+	if p != nil {
+		for _, path := range p.keyFiles {
+			stamp += "\n" + stampOf(path)
+		}
+	}
+	return stamp
+}
+
+func stampOf(path string) string {
+	info, err := os.Stat(path)
 	if err != nil {
-		return err.Error()
+		return "it is not there"
 	}
 	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
 }
@@ -115,6 +132,15 @@ func (d *Door) Authenticate(r *http.Request) (*Principal, error) {
 	return nil, fmt.Errorf("%w: several Authorization headers", ErrBadCredentials)
 }
 
+// Named is the principal of that name in the policy in force, or nil.
+func (d *Door) Named(name string) *Principal {
+	p := d.policy.Load()
+	if p == nil {
+		return nil
+	}
+	return p.names[name]
+}
+
 // maxToken bounds what is looked at.
 const maxToken = 16 << 10
 
@@ -137,12 +163,15 @@ func (p *policy) byCertificate(r *http.Request) (*Principal, error) {
 		return nil, ErrNoCredentials
 	}
 	leaf := r.TLS.VerifiedChains[0][0]
+	if time.Now().After(leaf.NotAfter) { // a connection may outlive the certificate that it was opened with
+		return nil, fmt.Errorf("%w: the certificate has expired", ErrBadCredentials)
+	}
 	names := make([]string, 0, len(leaf.DNSNames)+len(leaf.URIs))
 	for _, n := range leaf.DNSNames {
 		names = append(names, strings.ToLower(n))
 	}
 	for _, u := range leaf.URIs {
-		names = append(names, strings.ToLower(u.String()))
+		names = append(names, u.String()) // the path of a URI tells upper from lower case
 	}
 	var found *Principal
 	for _, n := range names {

@@ -47,11 +47,7 @@ func newIssuer(e issuerEntry, dir string) (*issuer, error) {
 	}
 	var keys oidc.KeySet
 	if e.KeysFile != "" {
-		path := e.KeysFile
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
-		}
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(inDir(dir, e.KeysFile))
 		if err != nil {
 			return nil, fmt.Errorf("jwksFile: %w", err)
 		}
@@ -74,6 +70,14 @@ func newIssuer(e issuerEntry, dir string) (*issuer, error) {
 		ClientID: e.Audience, SupportedSigningAlgs: algorithms,
 		Now: func() time.Time { return time.Now().Add(-leeway) }, // a token's begin has a leeway of the library's own
 	})}, nil
+}
+
+// inDir is the path of a file that another file in dir names.
+func inDir(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
 }
 
 func loopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
@@ -104,6 +108,9 @@ func (p *policy) byJWT(ctx context.Context, token string) (*Principal, error) {
 	var claims map[string]any
 	if err := id.Claims(&claims); err != nil {
 		return nil, fmt.Errorf("%w: the claims cannot be read", ErrBadCredentials)
+	}
+	if begin, ok := claims["nbf"].(float64); ok && begin > float64(time.Now().Add(leeway).Unix()) { // the library's leeway is larger
+		return nil, fmt.Errorf("%w: the token is not valid yet", ErrBadCredentials)
 	}
 	name, _ := claims[is.claim].(string)
 	if who := p.subjects[name]; name != "" && who != nil {
@@ -156,7 +163,8 @@ type fetched struct {
 
 const keysPause = 10 * time.Second
 
-var keysClient = &http.Client{Timeout: 10 * time.Second}
+// keysClient follows no redirects: keys come from the address that the policy names, and never over plain http.
+var keysClient = &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // VerifySignature checks a token's signature and returns its claims.
 func (k *remoteKeys) VerifySignature(ctx context.Context, token string) ([]byte, error) {

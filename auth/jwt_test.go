@@ -1,7 +1,6 @@
 package auth_test
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -29,10 +28,6 @@ import (
 
 	"github.com/carebus/carebus/auth"
 )
-
-func contextWithStop(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithCancel(ctx)
-}
 
 // mint makes tokens with its keys, right ones and wrong ones.
 type mint struct {
@@ -222,6 +217,7 @@ func TestTokens(t *testing.T) {
 		"no expiry":                m.sign(t, jose.ES256, m.ec, claims("exp", nil)),
 		"expiry a word":            m.sign(t, jose.ES256, m.ec, claims("exp", "never")),
 		"not yet":                  m.sign(t, jose.ES256, m.ec, claims("nbf", time.Now().Add(time.Hour).Unix())),
+		"not yet by two minutes":   m.sign(t, jose.ES256, m.ec, claims("nbf", time.Now().Add(2*time.Minute).Unix())),
 		"a subject unknown":        m.sign(t, jose.ES256, m.ec, claims("sub", "somebody")),
 		"no subject":               m.sign(t, jose.ES256, m.ec, claims("sub", nil)),
 		"subject a list":           m.sign(t, jose.ES256, m.ec, claims("sub", []string{"pharmacy-client"})),

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -73,10 +72,12 @@ type principalEntry struct {
 
 // policy is a policy file made ready.
 type policy struct {
+	names        map[string]*Principal
 	tokens       map[[sha256.Size]byte]*Principal
 	subjects     map[string]*Principal
 	certificates map[string]*Principal
 	issuers      map[string]*issuer
+	keyFiles     []string // of issuers
 }
 
 const tokenHash = "sha256:"
@@ -92,7 +93,7 @@ func parse(text []byte, dir string) (*policy, error) {
 	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: there is more than one document in the file", ErrPolicy)
 	}
-	p := &policy{tokens: map[[sha256.Size]byte]*Principal{}, subjects: map[string]*Principal{}, certificates: map[string]*Principal{}, issuers: map[string]*issuer{}}
+	p := &policy{names: map[string]*Principal{}, tokens: map[[sha256.Size]byte]*Principal{}, subjects: map[string]*Principal{}, certificates: map[string]*Principal{}, issuers: map[string]*issuer{}}
 	for k, e := range f.Issuers {
 		is, err := newIssuer(e, dir)
 		if err == nil && p.issuers[e.Issuer] != nil {
@@ -102,15 +103,17 @@ func parse(text []byte, dir string) (*policy, error) {
 			return nil, fmt.Errorf("%w: issuer %d %q: %w", ErrPolicy, k+1, e.Issuer, err)
 		}
 		p.issuers[e.Issuer] = is
+		if e.KeysFile != "" {
+			p.keyFiles = append(p.keyFiles, inDir(dir, e.KeysFile))
+		}
 	}
 	for name, role := range f.Roles {
 		if err := role.check(); err != nil {
 			return nil, fmt.Errorf("%w: role %q: %w", ErrPolicy, name, err)
 		}
 	}
-	names := map[string]bool{}
 	for k, e := range f.Principals {
-		if err := p.add(e, f.Roles, names); err != nil {
+		if err := p.add(e, f.Roles); err != nil {
 			return nil, fmt.Errorf("%w: principal %d %q: %w", ErrPolicy, k+1, e.Name, err)
 		}
 	}
@@ -128,19 +131,19 @@ func (g grants) check() error {
 	return nil
 }
 
-func (p *policy) add(e principalEntry, roles map[string]grants, names map[string]bool) error {
+func (p *policy) add(e principalEntry, roles map[string]grants) error {
 	switch {
 	case e.Name == "" || len(e.Name) > 128 || strings.ContainsFunc(e.Name, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("give it a name of 1 to 128 visible ASCII characters")
-	case names[e.Name]:
+	case p.names[e.Name] != nil:
 		return errors.New("the name is there twice")
 	case len(e.Tokens)+len(e.Subjects)+len(e.Certificates) == 0:
 		return errors.New("it has no tokens, subjects or certificates, so nobody could be it")
 	case len(e.Subjects) > 0 && len(p.issuers) == 0:
 		return errors.New("subjects need an issuer")
 	}
-	names[e.Name] = true
 	who := &Principal{Name: e.Name, grants: map[Verb][]string{}}
+	p.names[e.Name] = who
 	all := []grants{e.grants}
 	for _, name := range e.Roles {
 		role, ok := roles[name]
@@ -166,7 +169,7 @@ func (p *policy) add(e principalEntry, roles map[string]grants, names map[string
 	for _, text := range e.Tokens {
 		sum, err := hex.DecodeString(strings.TrimPrefix(text, tokenHash))
 		if err != nil || len(sum) != sha256.Size || !strings.HasPrefix(text, tokenHash) {
-			return errors.New("tokens: give \"sha256:\" and the 64 hexadecimal digits that carebus token prints, never the token itself")
+			return errors.New("tokens: give \"sha256:\" and the 64 hexadecimal digits that carebus token new prints, never the token itself")
 		}
 		if err := claim(p.tokens, [sha256.Size]byte(sum), who); err != nil {
 			return fmt.Errorf("tokens: %w", err)
@@ -178,7 +181,10 @@ func (p *policy) add(e principalEntry, roles map[string]grants, names map[string
 		}
 	}
 	for _, s := range e.Certificates {
-		if err := claim(p.certificates, strings.ToLower(s), who); err != nil || s == "" {
+		if !strings.Contains(s, ":") { // a DNS name
+			s = strings.ToLower(s)
+		}
+		if err := claim(p.certificates, s, who); err != nil || s == "" {
 			return fmt.Errorf("certificates: %w", orEmpty(err))
 		}
 	}
@@ -203,33 +209,10 @@ func orEmpty(err error) error {
 
 // keep carries the rates that principals have used over from the policy before, where they are the same.
 func (p *policy) keep(before *policy) {
-	old := map[string]*Principal{}
-	for _, who := range before.all() {
-		old[who.Name] = who
-	}
-	for _, who := range p.all() {
-		was := old[who.Name]
+	for name, who := range p.names {
+		was := before.names[name]
 		if was != nil && was.limiter != nil && who.limiter != nil && was.limiter.Limit() == who.limiter.Limit() && was.limiter.Burst() == who.limiter.Burst() {
 			who.limiter = was.limiter
 		}
 	}
-}
-
-func (p *policy) all() []*Principal {
-	var out []*Principal
-	add := func(who *Principal) {
-		if !slices.Contains(out, who) {
-			out = append(out, who)
-		}
-	}
-	for _, who := range p.tokens {
-		add(who)
-	}
-	for _, who := range p.subjects {
-		add(who)
-	}
-	for _, who := range p.certificates {
-		add(who)
-	}
-	return out
 }

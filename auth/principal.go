@@ -66,13 +66,30 @@ func (p *Principal) MayAll(v Verb, pattern string) bool {
 // MaySome says whether the principal may do something with any type at all.
 func (p *Principal) MaySome(v Verb) bool { return p.anyone || len(p.grants[v]) > 0 }
 
-// Allow takes n from the principal's rate and says whether it was there. More than the burst is never there at once: then
-// the whole burst is taken instead.
+// Allow takes n from the principal's rate and says whether it may. More than the burst is never there at once: who asks for
+// more with a full burst may, and then waits until the rest has come too.
 func (p *Principal) Allow(n int) bool {
 	if p.limiter == nil {
 		return true
 	}
-	return p.limiter.AllowN(time.Now(), min(n, p.limiter.Burst()))
+	now := time.Now()
+	burst := p.limiter.Burst()
+	if !p.limiter.AllowN(now, min(n, burst)) {
+		return false
+	}
+	for n -= burst; n > 0; n -= burst {
+		p.limiter.ReserveN(now, min(n, burst)) // a debt
+	}
+	return true
+}
+
+// Wait is how long it takes until Allow(1) is true, if nothing else is taken meanwhile.
+func (p *Principal) Wait() time.Duration {
+	if p.limiter == nil {
+		return 0
+	}
+	missing := 1 - p.limiter.Tokens()
+	return time.Duration(max(missing, 0) / float64(p.limiter.Limit()) * float64(time.Second))
 }
 
 // covers says whether every type that the inner pattern fits is one that the outer fits. A true answer is certain.

@@ -103,10 +103,11 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 	limit := w.g.set.hold + w.g.set.timeout
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	told := runs{hooks: w.g.bus.handleHooks}
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		out = outcome{done: len(items), next: end}
 		if w.g.handlers[0].batch != nil && !careful {
-			if err := w.runBatch(ctx, tx, items, &out); err != nil {
+			if err := w.runBatch(ctx, tx, items, &out, &told); err != nil {
 				return errRedo
 			}
 			return w.checkpoint(ctx, tx, out.next)
@@ -121,15 +122,12 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 			if wait {
 				continue
 			}
-			err = w.verdict(it)
-			if err == nil {
-				err = w.runItem(ctx, tx, it, careful)
-			}
+			err = w.runItem(ctx, tx, it, careful, &told)
 			if err != nil {
 				if !careful {
 					return errRedo
 				}
-				stays, serr := w.fail(ctx, tx, it, err, &out)
+				stays, serr := w.fail(ctx, tx, it, err, &out, &told)
 				if serr != nil {
 					return serr
 				}
@@ -156,6 +154,7 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 		}
 		return nil
 	})
+	told.tell(err)
 	return out, err
 }
 
@@ -171,8 +170,15 @@ func (w *worker) verdict(it *item) error {
 }
 
 // runItem runs an event's handlers, in a savepoint when careful.
-func (w *worker) runItem(ctx context.Context, tx *eventstore.Tx, it *item, careful bool) error {
+func (w *worker) runItem(ctx context.Context, tx *eventstore.Tx, it *item, careful bool, told *runs) (err error) {
 	ctx = w.deliveryContext(ctx, it.rec, false)
+	if len(told.hooks) > 0 {
+		ctx = told.begin(ctx, it.rec)
+		defer func() { told.handled(err) }()
+	}
+	if err := w.verdict(it); err != nil {
+		return err
+	}
 	t := Tx{tx: tx, ctx: ctx}
 	if !careful {
 		return w.g.around(ctx, t, it.rec, func(ctx context.Context, t Tx) error { return it.run(ctx, w.g, t) })
@@ -213,7 +219,7 @@ func (it *item) run(ctx context.Context, g *group, tx Tx) error {
 	return nil
 }
 
-func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, out *outcome) error {
+func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, out *outcome, told *runs) (err error) {
 	records := make([]eventstore.Record, 0, len(items))
 	for i := range items {
 		wait, err := w.follow(ctx, tx, items[i].rec, out)
@@ -231,6 +237,10 @@ func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, 
 		ctx = w.deliveryContext(ctx, records[0], false)
 	} else {
 		ctx = context.WithValue(ctx, deliveryKey{}, w.delivery(records[0], false))
+	}
+	if len(told.hooks) > 0 {
+		ctx = told.begin(ctx, records...)
+		defer func() { told.handled(err) }()
 	}
 	return w.g.around(ctx, Tx{tx: tx, ctx: ctx}, records[0], func(ctx context.Context, tx Tx) error {
 		return w.g.handlers[0].batch(ctx, tx, records)
@@ -252,7 +262,7 @@ func (w *worker) delivery(r eventstore.Record, redrive bool) Delivery {
 
 // fail decides what becomes of an event that failed. It returns true when the checkpoint stays before the event. A group
 // that must stop has its reason in out.
-func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err error, out *outcome) (stays bool, _ error) {
+func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err error, out *outcome, told *runs) (stays bool, _ error) {
 	if w.failing.offset != it.rec.Offset {
 		w.failing = failing{offset: it.rec.Offset}
 	}
@@ -260,19 +270,23 @@ func (w *worker) fail(ctx context.Context, tx *eventstore.Tx, it *item, err erro
 	class := w.g.classify(err)
 	switch decide(class, err, w.failing.tries, w.g.set) {
 	case again:
+		told.failed(Retried, class)
 		out.failed = &failure{class, err}
 		return true, nil
 	case park:
+		told.failed(Parked, class)
 		if err := w.park(ctx, tx, it.rec, class, err, out); err != nil {
 			return false, err
 		}
 		out.stop, err = w.flood(ctx, tx)
 		return false, err
 	case skip:
+		told.failed(Skipped, class)
 		return false, w.auditFailure(ctx, tx, keySkipped, it.rec, class, err, "policy: skip the event")
 	default:
+		told.failed(Stopped, class)
 		out.failed = &failure{class, err}
-		out.stop = fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, errorText(err))
+		out.stop = fmt.Sprintf("event %s of type %s failed (%s): %s; mend the cause, then resume", it.rec.ID, it.rec.Type, class, logText(err))
 		return true, nil
 	}
 }
@@ -385,11 +399,21 @@ func (w *worker) call(ctx context.Context, r eventstore.Record, unknown, redrive
 	if c.bare {
 		defer context.AfterFunc(w.held, cancel)()
 	}
+	var ends []func(error)
+	for _, h := range w.g.bus.callHooks {
+		var end func(error)
+		if ctx, end = h.OnCall(ctx, r); end != nil {
+			ends = append(ends, end)
+		}
+	}
 	var step apply
 	err := guard(func() (err error) {
 		step, err = c.run(ctx, w.g, r, unknown)
 		return err
 	})
+	for _, end := range ends {
+		end(err)
+	}
 	if err != nil || c.bare {
 		return step, err
 	}

@@ -27,6 +27,8 @@ type Options struct {
 	Validate func(e event.Event) error
 	// Logger receives what an operator should know; never a payload. Default: slog.Default().
 	Logger *slog.Logger
+	// Hooks are told of events being handled and of calls to the outside. Default: none.
+	Hooks []Hook
 }
 
 // Bus delivers the events of a store to groups of handlers, and operates those groups.
@@ -35,6 +37,9 @@ type Bus struct {
 	store *eventstore.Store
 	opts  Options
 	log   *slog.Logger
+
+	handleHooks []HandleHook
+	callHooks   []CallHook
 
 	mu      sync.Mutex
 	groups  map[string]*group
@@ -60,6 +65,14 @@ func New(ctx context.Context, store *eventstore.Store, o *Options) (*Bus, error)
 	b.log = b.opts.Logger
 	if b.log == nil {
 		b.log = slog.Default()
+	}
+	for _, h := range b.opts.Hooks {
+		if one, ok := h.(HandleHook); ok {
+			b.handleHooks = append(b.handleHooks, one)
+		}
+		if one, ok := h.(CallHook); ok {
+			b.callHooks = append(b.callHooks, one)
+		}
 	}
 	if err := store.Migrate(ctx, "bus", schemaSteps...); err != nil {
 		return nil, fmt.Errorf("bus: tables: %w", err)
@@ -200,6 +213,17 @@ func (b *Bus) Joined() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Sorted(maps.Keys(b.groups))
+}
+
+// BreakerOpen reports of each group that this process is a member of whether its circuit breaker is open, here.
+func (b *Bus) BreakerOpen() map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	open := make(map[string]bool, len(b.groups))
+	for name, g := range b.groups {
+		open[name] = g.breaker.open()
+	}
+	return open
 }
 
 // Idle waits until every group of this process has handled everything that was stored when Idle was called, parked

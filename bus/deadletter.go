@@ -324,7 +324,10 @@ func (b *Bus) endJob(ctx context.Context, j Job) error {
 }
 
 // CancelJob takes back the wish for keys that have not been tried yet; they wait for their next try as before.
-func (b *Bus) CancelJob(ctx context.Context, id string) error {
+func (b *Bus) CancelJob(ctx context.Context, id string, act Act) error {
+	if strings.TrimSpace(act.Reason) == "" {
+		return fmt.Errorf("cancelling job %s: %w", id, ErrReason)
+	}
 	j, err := b.Job(ctx, id)
 	if err != nil {
 		return err
@@ -340,7 +343,7 @@ func (b *Bus) CancelJob(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	j.State = "cancelled"
+	j.State, j.Actor, j.Reason = "cancelled", act.actor(), act.Reason // whoever ends it answers for it
 	return b.endJob(ctx, j)
 }
 

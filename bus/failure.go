@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -111,6 +112,18 @@ var (
 
 // errFenced: this member no longer holds the partition; somebody else may. What it did was undone.
 var errFenced = errors.New("bus: partition lease lost")
+
+// logText is what is logged of an error: errorText, but of a panic only what kind of value it was, unless the runtime made it.
+// The value may be anything that the handler had in hand; the dead letter has it.
+func logText(err error) string {
+	var p *PanicError
+	if errors.As(err, &p) {
+		if _, ok := p.Value.(runtime.Error); !ok {
+			return fmt.Sprintf("panic with a %T; see the dead letter", p.Value)
+		}
+	}
+	return errorText(err)
+}
 
 func itoa(n int) string { return strconv.Itoa(n) }
 

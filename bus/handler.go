@@ -47,6 +47,10 @@ func (t Tx) Stream(q eventstore.StreamQuery) ([]eventstore.Record, error) {
 // transaction may go on. The error is returned, a panic goes on. Savepoints nest.
 func (t Tx) Savepoint(fn func() error) error { return t.tx.Savepoint(t.ctx, fn) }
 
+// WithContext is the same transaction with another context, made from the handler's: what is appended through it is
+// completed from that one.
+func (t Tx) WithContext(ctx context.Context) Tx { return Tx{tx: t.tx, ctx: ctx} }
+
 // Now is the time by the clock that all processes of the store share.
 func (t Tx) Now() time.Time { return t.tx.Now() }
 

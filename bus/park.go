@@ -140,7 +140,7 @@ func (w *worker) park(ctx context.Context, tx *eventstore.Tx, r eventstore.Recor
 		return err
 	}
 	out.parked = append(out.parked, &parkedKey{key: r.PartitionKey, head: r.Offset, tail: r.Offset, attempts: w.failing.tries, nextAt: next})
-	w.g.log.Warn("bus: key parked", "partition", w.part, "offset", r.Offset, "eventId", r.ID, "eventType", r.Type, "class", class, "error", errorText(cause))
+	w.g.log.WarnContext(w.deliveryContext(ctx, r, false), "bus: key parked", "partition", w.part, "offset", r.Offset, "eventId", r.ID, "eventType", r.Type, "class", class, "error", logText(cause))
 	return w.auditFailure(ctx, tx, keyParked, r, class, cause, "")
 }
 
@@ -262,6 +262,7 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 	}
 	var head int64
 	var fail *failure
+	told := runs{hooks: w.g.bus.handleHooks}
 	err = w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		released, fail, head = false, nil, batch.Next
 		if err := w.fence(ctx, tx); err != nil {
@@ -275,15 +276,9 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 				head = it.rec.Offset
 				break
 			}
-			err := it.err
-			if err == nil {
-				err = it.callErr
-			}
-			if err == nil {
-				err = w.redriveItem(ctx, tx, it)
-			}
-			if err != nil {
+			if err := w.redriveItem(ctx, tx, it, &told); err != nil {
 				fail, head = &failure{w.g.classify(err), err}, it.rec.Offset
+				told.failed(Parked, fail.class)
 				if err := w.noteFailure(ctx, tx, k, it.rec, fail); err != nil {
 					return err
 				}
@@ -305,6 +300,7 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 		}
 		return w.auditReleased(ctx, tx, k)
 	})
+	told.tell(err)
 	if err != nil {
 		return false, false, err
 	}
@@ -315,7 +311,7 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 		clear(w.denied)
 	case fail.class == Dependency:
 		w.g.breaker.failure()
-		w.g.log.Info("bus: dependency failed while draining a key", "partition", w.part, "error", errorText(fail.err))
+		w.g.log.Info("bus: dependency failed while draining a key", "partition", w.part, "error", logText(fail.err))
 	}
 	return released, fail != nil, nil
 }
@@ -331,12 +327,22 @@ func (g *group) drainLimit() int {
 	return max(8192, g.set.batch)
 }
 
-func (w *worker) redriveItem(ctx context.Context, tx *eventstore.Tx, it *item) error {
+func (w *worker) redriveItem(ctx context.Context, tx *eventstore.Tx, it *item, told *runs) (err error) {
 	ctx, cancel := context.WithTimeout(w.deliveryContext(ctx, it.rec, true), w.g.set.timeout)
 	defer cancel()
+	if len(told.hooks) > 0 {
+		ctx = told.begin(ctx, it.rec)
+		defer func() { told.handled(err) }()
+	}
+	switch {
+	case it.err != nil:
+		return it.err
+	case it.callErr != nil:
+		return it.callErr
+	}
 	t := Tx{tx: tx, ctx: ctx}
 	return tx.Savepoint(ctx, func() error {
-		return guard(func() error { return it.run(ctx, w.g, t) })
+		return w.g.around(ctx, t, it.rec, func(ctx context.Context, t Tx) error { return it.run(ctx, w.g, t) })
 	})
 }
 

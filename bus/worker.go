@@ -239,8 +239,8 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 			w.g.breaker.success()
 		} else if out.failed.class == Dependency {
 			w.g.breaker.failure()
-			w.g.log.Info("bus: dependency failed, trying again", "partition", w.part, "offset", items[0].rec.Offset,
-				"eventId", items[0].rec.ID, "error", errorText(out.failed.err))
+			w.g.log.InfoContext(w.deliveryContext(ctx, items[0].rec, false), "bus: dependency failed, trying again", "partition", w.part, "offset", items[0].rec.Offset,
+				"eventId", items[0].rec.ID, "error", logText(out.failed.err))
 			w.pause(ctx, w.g.backoff(w.failing.tries))
 		} else {
 			if probe {

@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"encoding/binary"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -30,6 +31,18 @@ func CauseFrom(ctx context.Context) (Metadata, bool) {
 // correlation from outside. The correlation of a cause comes before it.
 func ContextWithCorrelation(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, correlationKey{}, id)
+}
+
+// SpanOf is the id of the span that stands for the publishing of an event, made from the event's id. The envelope names
+// the trace but no span; with this, whoever handles the event, in any process, knows the parent of their own.
+func SpanOf(eventID string) trace.SpanID {
+	var sum uint64 = 14695981039346656037 // FNV-1a
+	for i := range len(eventID) {
+		sum = (sum ^ uint64(eventID[i])) * 1099511628211
+	}
+	var id trace.SpanID
+	binary.BigEndian.PutUint64(id[:], max(sum, 1))
+	return id
 }
 
 // Complete returns e with what can be known filled in, and never overwrites what is set:

@@ -26,21 +26,23 @@ type sequencer struct {
 	queued int64
 	done   chan struct{}
 	stats  counters
+	hooks  []CommitHook
 }
 
 // ticket is a unit in the queue.
 type ticket struct {
 	unit  *driver.Unit
 	size  int64
+	at    time.Time   // of entering the queue; only with hooks
 	begun atomic.Bool // taken by the sequencer, or given up by its caller: whoever sets it first
 	err   error       // set before ready is closed
 	ready chan struct{}
 }
 
 type counters struct {
-	commits, units, events, failures atomic.Int64
-	busy                             atomic.Int64 // ns spent in commits
-	largest                          atomic.Int64
+	commits, units, events, failures, refused atomic.Int64
+	busy                                      atomic.Int64 // ns spent in commits
+	largest                                   atomic.Int64
 }
 
 // Stats are counters since the store was opened, and the present state of the queue.
@@ -52,19 +54,24 @@ type Stats struct {
 	Largest  int64         // most units that shared a commit
 	Busy     time.Duration // time spent in commits
 	Queued   int           // units waiting now
+	Bytes    int64         // of appends waiting now, as QueueBytes counts them
+	Refused  int64         // callers who gave up while the queue was full: ErrBackPressure
 }
 
 // Stats returns the store's counters.
 func (s *Store) Stats() Stats {
 	c := &s.seq.stats
+	s.seq.mu.Lock()
+	queued := s.seq.queued
+	s.seq.mu.Unlock()
 	return Stats{
 		Commits: c.commits.Load(), Units: c.units.Load(), Events: c.events.Load(), Failures: c.failures.Load(),
-		Largest: c.largest.Load(), Busy: time.Duration(c.busy.Load()), Queued: len(s.seq.queue),
+		Largest: c.largest.Load(), Busy: time.Duration(c.busy.Load()), Queued: len(s.seq.queue), Bytes: queued, Refused: c.refused.Load(),
 	}
 }
 
-func newSequencer(d driver.Driver, o Options, n *news) *sequencer {
-	s := &sequencer{d: d, opts: o, news: n, queue: make(chan *ticket, o.QueueUnits), bytes: make(chan struct{}), done: make(chan struct{})}
+func newSequencer(d driver.Driver, o Options, n *news, hooks []CommitHook) *sequencer {
+	s := &sequencer{d: d, opts: o, news: n, hooks: hooks, queue: make(chan *ticket, o.QueueUnits), bytes: make(chan struct{}), done: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -72,6 +79,9 @@ func newSequencer(d driver.Driver, o Options, n *news) *sequencer {
 // do queues a unit and waits for its end.
 func (s *sequencer) do(ctx context.Context, u *driver.Unit) error {
 	t := &ticket{unit: u, ready: make(chan struct{})}
+	if len(s.hooks) > 0 {
+		t.at = time.Now()
+	}
 	for i := range u.Append.Events {
 		t.size += int64(len(u.Append.Events[i].Payload)) + 256
 	}
@@ -95,6 +105,7 @@ func (s *sequencer) do(ctx context.Context, u *driver.Unit) error {
 // enter puts a ticket into the queue, waiting while the queue is full.
 func (s *sequencer) enter(ctx context.Context, t *ticket) error {
 	full := func() error {
+		s.stats.refused.Add(1)
 		return fmt.Errorf("eventstore: %w; try again later: %w", ErrBackPressure, context.Cause(ctx))
 	}
 	for {
@@ -169,7 +180,8 @@ func (s *sequencer) run() {
 func (s *sequencer) commit(group []*ticket, units []*driver.Unit) {
 	begin := time.Now()
 	heads, err := s.d.Commit(context.Background(), units)
-	s.stats.busy.Add(int64(time.Since(begin)))
+	took := time.Since(begin)
+	s.stats.busy.Add(int64(took))
 	if err != nil {
 		s.stats.failures.Add(1)
 	} else {
@@ -188,6 +200,16 @@ func (s *sequencer) commit(group []*ticket, units []*driver.Unit) {
 	for _, t := range group {
 		t.err = err
 		close(t.ready)
+	}
+	if len(s.hooks) == 0 {
+		return
+	}
+	c := Commit{Units: len(group), Took: took, Err: err}
+	for _, t := range group {
+		c.Waited = max(c.Waited, begin.Sub(t.at))
+	}
+	for _, h := range s.hooks {
+		h.OnCommit(c)
 	}
 }
 

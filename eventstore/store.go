@@ -77,13 +77,16 @@ type Options struct {
 	Linger time.Duration
 	// CacheBytes bounds the memory for histories of streams that were read lately. Default 32 MiB; negative for none.
 	CacheBytes int64
+	// Hooks are told of appends and commits. Default: none.
+	Hooks []Hook
 }
 
 // Store is an event store over an engine. All methods are safe for concurrent use.
 type Store struct {
-	d    driver.Driver
-	opts Options
-	info Info
+	d     driver.Driver
+	opts  Options
+	info  Info
+	hooks hooks
 
 	seq   *sequencer
 	news  *news
@@ -116,9 +119,10 @@ func New(d driver.Driver, o *Options) *Store {
 	if s.opts.CacheBytes == 0 {
 		s.opts.CacheBytes = 32 << 20
 	}
+	s.hooks = hooksOf(s.opts.Hooks)
 	s.cache = newCache(s.opts.CacheBytes)
 	s.news = newNews(s.info.Partitions)
-	s.seq = newSequencer(d, s.opts, s.news)
+	s.seq = newSequencer(d, s.opts, s.news, s.hooks.commit)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopWatch, s.watched = cancel, make(chan struct{})
 	go s.watch(ctx)
@@ -164,6 +168,26 @@ func admitAny(ctx context.Context, e *event.Event) error {
 //
 // When ctx ends before the append was begun, nothing is stored. Once begun it is waited for.
 func (s *Store) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
+	own := copied(events)
+	if len(s.hooks.append) == 0 {
+		return s.append(ctx, stream, expected, own)
+	}
+	ctx, told := s.hooks.begin(ctx, own, false)
+	receipts, err := s.append(ctx, stream, expected, own)
+	told.receipts = receipts
+	told.end(err)
+	return receipts, err
+}
+
+// copied leaves the caller's slice where it is, which may be the stack.
+func copied(events []event.Event) []event.Event {
+	own := make([]event.Event, len(events))
+	copy(own, events)
+	return own
+}
+
+// append takes events over.
+func (s *Store) append(ctx context.Context, stream string, expected int64, events []event.Event) ([]Receipt, error) {
 	a, err := s.admit(ctx, stream, expected, events)
 	if err != nil {
 		return nil, err
@@ -182,16 +206,15 @@ func (s *Store) Append(ctx context.Context, stream string, expected int64, event
 	return u.Receipts, nil
 }
 
-// admit completes and checks events; the caller's slice is left as it is.
+// admit completes and checks events in place.
 func (s *Store) admit(ctx context.Context, stream string, expected int64, events []event.Event) (driver.Append, error) {
-	a := driver.Append{Stream: stream, Expected: expected, Events: make([]event.Event, len(events))}
+	a := driver.Append{Stream: stream, Expected: expected, Events: events}
 	if len(stream) > 512 {
 		return a, fmt.Errorf("eventstore: stream name of %d bytes; use at most 512", len(stream))
 	}
 	if stream != "" && expected < AnyVersion {
 		return a, fmt.Errorf("eventstore: expected version %d of stream %s; use a number of events, NoStream or AnyVersion", expected, stream)
 	}
-	copy(a.Events, events)
 	for i := range a.Events {
 		e := &a.Events[i]
 		if err := s.opts.Admit(ctx, e); err != nil {
@@ -224,17 +247,59 @@ func (e *BatchError) Unwrap() error { return e.Err }
 // at a time.
 type Tx struct {
 	driver.Tx
-	s *Store
+	s       *Store
+	appends []appending // to be told when the transaction has ended; only with hooks
 }
 
 // Append stores events in the transaction, with the rules of Store.Append.
 func (t *Tx) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
+	own := copied(events)
+	if len(t.s.hooks.append) == 0 {
+		return t.append(ctx, stream, expected, own)
+	}
+	ctx, told := t.s.hooks.begin(ctx, own, true)
+	receipts, err := t.append(ctx, stream, expected, own)
+	if err != nil {
+		told.end(err)
+		return nil, err
+	}
+	told.receipts = receipts
+	t.appends = append(t.appends, told)
+	return receipts, nil
+}
+
+func (t *Tx) append(ctx context.Context, stream string, expected int64, events []event.Event) ([]Receipt, error) {
 	a, err := t.s.admit(ctx, stream, expected, events)
 	if err != nil {
 		return nil, err
 	}
 	return t.Tx.Append(ctx, a)
 }
+
+// Savepoint runs fn; when fn returns an error or panics, what was done in it is undone and the transaction may go on.
+// Savepoints nest.
+func (t *Tx) Savepoint(ctx context.Context, fn func() error) (err error) {
+	if len(t.s.hooks.append) == 0 {
+		return t.Tx.Savepoint(ctx, fn)
+	}
+	before, kept := len(t.appends), false
+	defer func() {
+		if kept {
+			return
+		}
+		undone := t.appends[before:]
+		t.appends = t.appends[:before]
+		for _, a := range undone {
+			a.end(errUndone)
+		}
+	}()
+	err = t.Tx.Savepoint(ctx, fn)
+	kept = err == nil
+	return err
+}
+
+// errUndone is what hooks are told of an append to a savepoint that was undone.
+var errUndone = errors.New("eventstore: the savepoint was undone")
 
 // Update runs fn in a transaction that commits together with whatever else waits to be written. When fn returns an
 // error, or panics (the error is a *PanicError then), nothing that it did remains. fn runs at most once. When Update
@@ -244,15 +309,21 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 func (s *Store) update(ctx context.Context, large bool, fn func(tx *Tx) error) error {
+	t := &Tx{s: s}
 	u := &driver.Unit{Ctx: ctx, Large: large, Run: func(tx driver.Tx) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = newPanicError(v)
 			}
 		}()
-		return fn(&Tx{Tx: tx, s: s})
+		t.Tx = tx
+		return fn(t)
 	}}
-	return s.seq.do(ctx, u)
+	err := s.seq.do(ctx, u)
+	for _, a := range t.appends {
+		a.end(err)
+	}
+	return err
 }
 
 // View runs fn over one consistent snapshot of the tables. It holds up nobody.
@@ -309,6 +380,15 @@ func (s *Store) Get(ctx context.Context, eventID string) (Record, error) {
 // OffsetAt returns the offset of the first event of a partition recorded at t or later; the head when there is none.
 func (s *Store) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, error) {
 	return s.d.OffsetAt(ctx, partition, t)
+}
+
+// Size returns the bytes that the store takes, by what they are for ("data", "wal"). It is empty for an engine that does
+// not know.
+func (s *Store) Size(ctx context.Context) (map[string]int64, error) {
+	if z, ok := s.d.(driver.Sizer); ok {
+		return z.Size(ctx)
+	}
+	return map[string]int64{}, nil
 }
 
 // Close lets what is queued be committed, then closes the engine. Later calls fail with ErrClosed. It is idempotent.

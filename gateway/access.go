@@ -7,17 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/carebus/carebus/auth"
 	"github.com/carebus/carebus/bus"
-	"github.com/carebus/carebus/catalog/platform"
-	"github.com/carebus/carebus/eventstore"
 )
 
 type callerKey struct{}
@@ -39,8 +36,8 @@ func callerOf(ctx context.Context) caller {
 // Caller is the principal of the request that ctx belongs to: for mounted handlers.
 func Caller(ctx context.Context) *auth.Principal { return callerOf(ctx).Principal }
 
-// admit finds out who is at the door and counts the request against their rate.
-func (g *Gateway) admit(_ http.ResponseWriter, r *http.Request) (*http.Request, error) {
+// admit finds out who is at the door and counts the request against their rate. leave is called when the request is over.
+func (g *Gateway) admit(r *http.Request) (admitted *http.Request, leave func(), err error) {
 	c := caller{Principal: everyone, remote: r.RemoteAddr}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		c.remote = host
@@ -49,28 +46,59 @@ func (g *Gateway) admit(_ http.ResponseWriter, r *http.Request) (*http.Request, 
 		p, err := g.o.Door.Authenticate(r)
 		if err != nil {
 			g.log.Info("gateway: refused at the door", "remote", c.remote, "error", err.Error())
-			g.tellDenied(r.Context(), "(unknown)", "enter", r.URL.Path, "credentials", c.remote)
+			// The route, not the path: whoever has no credentials must not write into the store, and paths hold the ids of patients.
+			g.tellDenied(r.Context(), "(unknown)", "enter", r.Pattern, "credentials", c.remote)
 			problem := newProblem(http.StatusUnauthorized, "unauthorized", "%s", "credentials are missing or not accepted; send \"Authorization: Bearer TOKEN\" or a client certificate")
 			problem.headers = [][]string{{"WWW-Authenticate", `Bearer realm="carebus"`}}
 			if errors.Is(err, auth.ErrBadCredentials) {
 				problem.headers[0][1] += `, error="invalid_token"`
 			}
-			return r, problem
+			return r, nil, problem
 		}
 		c.Principal = p
 	}
 	if !c.Allow(1) {
-		return r, tooMany("%s has used up its rate of requests", c.Name)
+		return r, nil, c.tooFast("requests")
 	}
-	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c)), nil
+	leave = func() {}
+	if g.o.Door != nil {
+		var ok bool
+		if leave, ok = g.guests.enter(c.Name); !ok {
+			return r, nil, tooMany("%s has %d requests under way, which is as many as it may", c.Name, g.guests.most)
+		}
+	}
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c)), leave, nil
+}
+
+// still finds out anew who makes a request that lasts: the policy may have changed, credentials may have expired.
+func (g *Gateway) still(r *http.Request) (context.Context, error) {
+	c := callerOf(r.Context())
+	if g.o.Door != nil {
+		p, err := g.o.Door.Authenticate(r)
+		if err != nil {
+			return nil, err
+		}
+		c.Principal = p
+	}
+	return context.WithValue(r.Context(), callerKey{}, c), nil
+}
+
+func (c caller) tooFast(of string) error {
+	p := tooMany("%s has used up its rate of %s", c.Name, of)
+	p.Type, p.Retry = "urn:carebus:problem:rate", seconds(c.Wait().Seconds())
+	return p
 }
 
 var everyone = auth.Anyone()
 
 // raw makes a handler of a function that reads the request itself.
-func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error, parameters ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r, err := g.admit(w, r)
+		r, leave, err := g.admit(r)
+		if err == nil {
+			defer leave()
+			err = known(r, parameters)
+		}
 		if err == nil {
 			err = fn(w, r)
 		}
@@ -79,6 +107,16 @@ func (g *Gateway) raw(fn func(w http.ResponseWriter, r *http.Request) error) htt
 			writeProblem(w, err)
 		}
 	}
+}
+
+// known refuses query parameters that do not exist: a filter with a misspelt name would find everything.
+func known(r *http.Request, parameters []string) error {
+	for name := range r.URL.Query() {
+		if !slices.Contains(parameters, name) {
+			return badRequest("there is no query parameter of this name; there are: %s", strings.Join(parameters, ", "))
+		}
+	}
+	return nil
 }
 
 func (g *Gateway) logProblem(r *http.Request, err error) {
@@ -94,13 +132,14 @@ const maxTyped = 1 << 20
 func register[I, O any](g *Gateway, op huma.Operation, fn func(ctx context.Context, in *I) (*O, error)) {
 	op.Middlewares = append(op.Middlewares, func(hc huma.Context, next func(huma.Context)) {
 		r, w := humago.Unwrap(hc)
-		admitted, err := g.admit(w, r)
+		admitted, leave, err := g.admit(r)
 		if err != nil {
 			writeProblem(w, err)
 			return
 		}
+		defer leave()
 		if r.Body != nil && r.Body != http.NoBody { // huma answers 500 to a client that breaks off
-			data, done, err := g.bodies.read(w, r, maxTyped)
+			data, done, err := g.bodies.read(w, admitted, maxTyped)
 			if err != nil {
 				writeProblem(w, err)
 				return
@@ -163,13 +202,13 @@ func (g *Gateway) mayGroup(ctx context.Context, v auth.Verb, name string) error 
 		return nil
 	}
 	status, err := g.p.Bus().Group(ctx, name)
-	if errors.Is(err, bus.ErrNoGroup) {
-		return g.deny(ctx, v, "group "+name) // who may not see it does not learn whether it exists
-	}
-	if err != nil {
+	switch {
+	case err != nil && !errors.Is(err, bus.ErrNoGroup):
 		return err
+	case err == nil && callerOf(ctx).mayAllOf(v, status.Patterns):
+		return nil
 	}
-	return g.mayAll(ctx, v, status.Patterns...)
+	return g.deny(ctx, v, "group "+name) // who may not see it does not learn whether it exists
 }
 
 // deny refuses, and tells so in the log of events.
@@ -184,50 +223,6 @@ func of(resource string) string {
 		return " anything"
 	}
 	return " " + resource
-}
-
-// tellDenied records a denial as an event. An attacker must not fill the store: the same denial is recorded once a minute,
-// and of all denials a thousand a minute; the log has every one.
-func (g *Gateway) tellDenied(ctx context.Context, actor, action, resource, reason, remote string) {
-	g.log.Warn("gateway: denied", "actor", actor, "action", action, "resource", resource, "remote", remote)
-	if !g.denials.fresh(strings.Join([]string{actor, action, resource, remote}, "\x00"), time.Now()) {
-		return
-	}
-	text := func(s string) string { // what a client sent goes into the store only if it is harmless
-		s = strings.Map(func(r rune) rune {
-			if r < ' ' || r > '~' {
-				return '?'
-			}
-			return r
-		}, s)
-		return s[:min(len(s), 200)]
-	}
-	e := platform.AccessDeniedV1.New(bus.Source, platform.AccessDenied{
-		Actor: text(actor), Action: action, Resource: new(text(resource)), Reason: reason, RemoteAddress: new(remote), DeniedAt: time.Now(),
-	})
-	if _, err := g.p.Store().Append(context.WithoutCancel(ctx), "", eventstore.AnyVersion, e); err != nil {
-		g.log.Error("gateway: a denial could not be recorded", "actor", text(actor), "error", err.Error())
-	}
-}
-
-// denials remembers what was recorded within the present minute.
-type denials struct {
-	mu   sync.Mutex
-	till time.Time
-	seen map[string]struct{}
-}
-
-func (d *denials) fresh(key string, now time.Time) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if now.After(d.till) {
-		d.till, d.seen = now.Add(time.Minute), map[string]struct{}{}
-	}
-	if _, ok := d.seen[key]; ok || len(d.seen) >= 1000 {
-		return false
-	}
-	d.seen[key] = struct{}{}
-	return true
 }
 
 // act is who operates, and why, for the audit.

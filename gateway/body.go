@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/carebus/carebus/event"
@@ -16,8 +15,36 @@ import (
 // bodies bounds the memory of request bodies that are being read and handled.
 type bodies struct {
 	budget int64 // of all
-	held   atomic.Int64
+	share  int64 // of one principal
 	pool   sync.Pool
+
+	mu   sync.Mutex
+	held int64
+	of   map[string]int64 // held, by principal
+}
+
+// take holds memory for a body of a principal, if there is some.
+func (b *bodies) take(name string, size int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held+size > b.budget || b.of[name]+size > b.share {
+		return false
+	}
+	if b.of == nil {
+		b.of = map[string]int64{}
+	}
+	b.held += size
+	b.of[name] += size
+	return true
+}
+
+func (b *bodies) give(name string, size int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held -= size
+	if b.of[name] -= size; b.of[name] <= 0 {
+		delete(b.of, name)
+	}
 }
 
 // read reads a whole body, and returns how to give its memory back. The bytes are not to be kept beyond that.
@@ -29,8 +56,8 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request, limit int64) (data
 	if size < 0 {
 		size = limit
 	}
-	if b.held.Add(size) > b.budget {
-		b.held.Add(-size)
+	name := callerOf(r.Context()).Name
+	if !b.take(name, size) {
 		return nil, nil, tooMany("the gateway holds as many request bodies as it may; try again")
 	}
 	buf, _ := b.pool.Get().(*bytes.Buffer)
@@ -38,7 +65,7 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request, limit int64) (data
 		buf = new(bytes.Buffer)
 	}
 	done = func() {
-		b.held.Add(-size)
+		b.give(name, size)
 		if buf.Cap() <= 1<<20 { // one large batch is not kept for ever
 			buf.Reset()
 			b.pool.Put(buf)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -240,6 +241,13 @@ func startOf(text string) (bus.StartAt, error) {
 	return bus.FromTime(t), nil
 }
 
+// names are the groups that this process has joined.
+func (cs *consumers) names() []string {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return slices.Collect(maps.Keys(cs.joined))
+}
+
 // leave ends the membership; what clients hold is given anew to others.
 func (cs *consumers) leave(ctx context.Context, name string) error {
 	cs.mu.Lock()
@@ -368,7 +376,11 @@ func (g *Gateway) consumeRoutes() {
 			}
 			out := &consumerPutOut{Status: http.StatusOK}
 			out.Body.Group, out.Body.GroupSettings = in.Group, in.Body
-			created, err := g.groups.put(ctx, in.Group, in.Body)
+			c := callerOf(ctx)
+			created, err := g.groups.put(ctx, in.Group, in.Body, func(patterns []string) bool { return c.mayAllOf(auth.Subscribe, patterns) })
+			if errors.Is(err, errNotTheirs) {
+				err = g.deny(ctx, auth.Subscribe, "group "+in.Group)
+			}
 			if created {
 				out.Status = http.StatusCreated
 			}
@@ -378,9 +390,9 @@ func (g *Gateway) consumeRoutes() {
 	type consumerFetchIn struct {
 		Group string `path:"group" maxLength:"128"`
 		Body  struct {
-			Max          int `json:"max,omitempty" minimum:"1" maximum:"1000" default:"100" doc:"Events at most."`
-			WaitSeconds  int `json:"waitSeconds,omitempty" minimum:"0" maximum:"60" default:"20" doc:"How long to wait for the first one."`
-			LeaseSeconds int `json:"leaseSeconds,omitempty" minimum:"0" maximum:"3600" doc:"Default: the group's."`
+			Max          int  `json:"max,omitempty" minimum:"1" maximum:"1000" default:"100" doc:"Events at most."`
+			WaitSeconds  *int `json:"waitSeconds,omitempty" minimum:"0" maximum:"60" default:"20" doc:"How long to wait for the first one."`
+			LeaseSeconds int  `json:"leaseSeconds,omitempty" minimum:"0" maximum:"3600" doc:"Default: the group's."`
 		}
 	}
 	type consumerFetchOut struct {
@@ -401,7 +413,7 @@ func (g *Gateway) consumeRoutes() {
 				seconds = c.set.LeaseSeconds
 			}
 			out := &consumerFetchOut{}
-			out.Body.Events = c.fetch(ctx, g, in.Body.Max, time.Duration(in.Body.WaitSeconds)*time.Second, time.Duration(seconds)*time.Second)
+			out.Body.Events = c.fetch(ctx, g, in.Body.Max, time.Duration(*in.Body.WaitSeconds)*time.Second, time.Duration(seconds)*time.Second)
 			return out, nil
 		})
 
@@ -496,18 +508,24 @@ func (g *Gateway) consumeRoutes() {
 
 // consumerFor is a group that the caller may fetch from.
 func (g *Gateway) consumerFor(ctx context.Context, name string) (*consumer, error) {
+	all := callerOf(ctx).MayAll(auth.Subscribe, "**")
 	c, err := g.groups.find(ctx, name)
-	if err != nil {
-		if !callerOf(ctx).MayAll(auth.Subscribe, "**") { // who may not see it does not learn whether it exists
-			return nil, g.deny(ctx, auth.Subscribe, "group "+name)
-		}
+	var problem *Problem
+	switch {
+	case err != nil && (all || !errors.As(err, &problem)):
 		return nil, err
+	case err == nil && callerOf(ctx).mayAllOf(auth.Subscribe, c.set.Patterns):
+		return c, nil
 	}
-	return c, g.mayAll(ctx, auth.Subscribe, c.set.Patterns...)
+	return nil, g.deny(ctx, auth.Subscribe, "group "+name) // who may not see it does not learn whether it exists
 }
 
+// errNotTheirs: a group of this name exists whose events the caller may not subscribe to.
+var errNotTheirs = errors.New("the group is another's")
+
 // put stores the settings of a group and joins it with them.
-func (cs *consumers) put(ctx context.Context, name string, set GroupSettings) (created bool, err error) {
+// Whoever changes a group must be granted what it has consumed till now: may says whether they are.
+func (cs *consumers) put(ctx context.Context, name string, set GroupSettings, may func(patterns []string) bool) (created bool, err error) {
 	if strings.HasPrefix(name, webhookGroup) || strings.HasPrefix(name, "saga-") {
 		return false, conflict("names that begin with %s or saga- are carebus's own", webhookGroup)
 	}
@@ -528,6 +546,14 @@ func (cs *consumers) put(ctx context.Context, name string, set GroupSettings) (c
 			}
 		} else if err != nil {
 			return err
+		} else {
+			var former GroupSettings
+			if err := json.Unmarshal([]byte(old), &former); err != nil {
+				return fmt.Errorf("settings of %s: %w", name, err)
+			}
+			if !may(former.Patterns) {
+				return errNotTheirs
+			}
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO carebus_http_groups (grp, settings, updated_at) VALUES ($1, $2, $3)
 			ON CONFLICT (grp) DO UPDATE SET settings = excluded.settings, updated_at = excluded.updated_at`, name, string(text), tx.Now().UnixMicro())

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -58,7 +59,34 @@ func (g *Gateway) hide(text string) string {
 	return shown.Error
 }
 
-// mayReveal checks that the caller may see error texts, and records that they did.
+// revealed is an event of which something protected is shown.
+type revealed struct{ id, eventType string }
+
+// tellRevealed records that the caller is shown error texts, before they are.
+func (g *Gateway) tellRevealed(ctx context.Context, shown []revealed) error {
+	if len(shown) == 0 {
+		return nil
+	}
+	events := make([]event.Event, len(shown))
+	for i, s := range shown {
+		events[i] = platform.FieldRevealedV1.New(bus.Source, platform.FieldRevealed{
+			EventID: s.id, EventType: &s.eventType, Fields: []string{"/error"}, Actor: callerOf(ctx).Name, RevealedAt: time.Now(),
+		})
+		events[i].PartitionKey = s.id
+	}
+	_, err := g.p.Store().Append(ctx, "", eventstore.AnyVersion, events...)
+	return err
+}
+
+func revealedOf(letters []bus.DeadLetter) []revealed {
+	out := make([]revealed, len(letters))
+	for i, d := range letters {
+		out[i] = revealed{d.EventID, d.EventType}
+	}
+	return out
+}
+
+// mayReveal checks that the caller may see error texts.
 func (g *Gateway) mayReveal(ctx context.Context, reveal bool, f LetterFilter) error {
 	if !reveal {
 		return nil
@@ -88,13 +116,18 @@ func (g *Gateway) deadLetterRoutes() {
 			if err := g.mayReveal(ctx, in.Reveal || in.Error != "", in.LetterFilter); err != nil {
 				return nil, err
 			}
-			letters, err := g.p.Bus().DeadLetters(ctx, in.bus(), in.Limit+1)
+			letters, err := g.letters(ctx, in.LetterFilter, in.Limit+1)
 			if err != nil {
 				return nil, err
 			}
 			out := &letterListOut{}
 			if out.Body.More = len(letters) > in.Limit; out.Body.More {
 				letters = letters[:in.Limit]
+			}
+			if in.Reveal {
+				if err := g.tellRevealed(ctx, revealedOf(letters)); err != nil {
+					return nil, err
+				}
 			}
 			for i := range letters {
 				if !in.Reveal {
@@ -131,7 +164,7 @@ func (g *Gateway) deadLetterRoutes() {
 				return nil, err
 			}
 			const most = 10_000
-			letters, err := g.p.Bus().DeadLetters(ctx, in.bus(), most+1)
+			letters, err := g.letters(ctx, in.LetterFilter, most+1)
 			if err != nil {
 				return nil, err
 			}
@@ -141,6 +174,7 @@ func (g *Gateway) deadLetterRoutes() {
 			}
 			out.Body.Errors = []*letterKindOf{}
 			kinds := map[letterKindOf]*letterKindOf{}
+			examples := []bus.DeadLetter{} // of each kind, the one whose text is shown
 			for _, d := range letters {
 				shape := letterKindOf{Group: d.Group, EventType: d.EventType, Class: d.Class, Error: withoutDigits(d.Error)}
 				k := kinds[shape]
@@ -152,6 +186,7 @@ func (g *Gateway) deadLetterRoutes() {
 						k.Error = g.hide(k.Error)
 					}
 					kinds[shape] = k
+					examples = append(examples, d)
 					out.Body.Errors = append(out.Body.Errors, k)
 				}
 				k.Keys++
@@ -160,6 +195,11 @@ func (g *Gateway) deadLetterRoutes() {
 			}
 			slices.SortStableFunc(out.Body.Errors, func(a, b *letterKindOf) int { return cmp.Compare(b.Keys, a.Keys) })
 			out.Body.Errors = out.Body.Errors[:min(len(out.Body.Errors), in.Limit)]
+			if in.Reveal {
+				if err := g.tellRevealed(ctx, revealedOf(examples)); err != nil {
+					return nil, err
+				}
+			}
 			return out, nil
 		})
 
@@ -195,7 +235,11 @@ func (g *Gateway) deadLetterRoutes() {
 			for _, r := range records {
 				out.Body.Waiting = append(out.Body.Waiting, g.show(r, in.Payload))
 			}
-			if !in.Reveal {
+			if in.Reveal {
+				if err := g.tellRevealed(ctx, revealedOf([]bus.DeadLetter{out.Body.DeadLetter})); err != nil {
+					return nil, err
+				}
+			} else {
 				out.Body.DeadLetter.Error = g.hide(out.Body.DeadLetter.Error)
 			}
 			return out, nil
@@ -204,9 +248,20 @@ func (g *Gateway) deadLetterRoutes() {
 	g.redriveRoutes()
 }
 
+// letters reads dead letters. A group may have consumed other types once, and have parked keys of them: whoever is granted
+// what it consumes now does not see those.
+func (g *Gateway) letters(ctx context.Context, f LetterFilter, limit int) ([]bus.DeadLetter, error) {
+	letters, err := g.p.Bus().DeadLetters(ctx, f.bus(), limit)
+	c := callerOf(ctx)
+	if c.MayAll(auth.Read, "**") {
+		return letters, err
+	}
+	return slices.DeleteFunc(letters, func(d bus.DeadLetter) bool { return !c.May(auth.Read, d.EventType) }), err
+}
+
 // letter reads a dead letter and its events.
 func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadLetter, limit int) ([]eventstore.Record, error) {
-	letters, err := g.p.Bus().DeadLetters(ctx, bus.Filter{Group: group, Key: key}, 1)
+	letters, err := g.letters(ctx, LetterFilter{Group: group, Key: key}, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -354,23 +409,40 @@ func (g *Gateway) redriveRoutes() {
 	}
 	type letterJobOut struct{ Body bus.Job }
 	mayJob := func(ctx context.Context, id string) (bus.Job, error) {
+		all := callerOf(ctx).MayAll(auth.Operate, "**")
 		job, err := g.p.Bus().Job(ctx, id)
-		if err != nil {
+		switch {
+		case err != nil && (all || !errors.Is(err, bus.ErrNoJob)):
 			return job, err
+		case all:
+			return job, nil
+		case err == nil && job.Group != "":
+			status, gerr := g.p.Bus().Group(ctx, job.Group)
+			if gerr != nil && !errors.Is(gerr, bus.ErrNoGroup) {
+				return job, gerr
+			}
+			if gerr == nil && callerOf(ctx).mayAllOf(auth.Operate, status.Patterns) {
+				return job, nil
+			}
 		}
-		return job, g.mayFilter(ctx, auth.Operate, LetterFilter{Group: job.Group})
+		return bus.Job{}, g.deny(ctx, auth.Operate, "job "+id) // who may not see it does not learn whether it exists
 	}
 	register(g, huma.Operation{OperationID: "get-job", Method: http.MethodGet, Path: "/v1/jobs/{id}", Tags: []string{"dead letters"}, Summary: "The progress of a job"},
 		func(ctx context.Context, in *letterJobIn) (*letterJobOut, error) {
 			job, err := mayJob(ctx, in.ID)
 			return &letterJobOut{job}, err
 		})
-	register(g, huma.Operation{OperationID: "cancel-job", Method: http.MethodPost, Path: "/v1/jobs/{id}/cancel", Tags: []string{"dead letters"}, Summary: "Cancel a job", Description: "Keys that have not been tried yet wait as before."},
-		func(ctx context.Context, in *letterJobIn) (*letterJobOut, error) {
+	type letterJobCancelIn struct {
+		ID   string `path:"id" maxLength:"64"`
+		Body reasonBody
+	}
+	register(g, huma.Operation{OperationID: "cancel-job", Method: http.MethodPost, Path: "/v1/jobs/{id}/cancel", Tags: []string{"dead letters"}, Summary: "Cancel a job", Description: "Keys that have not been tried yet wait as before.",
+		Errors: []int{400, 401, 403, 404, 422, 429}},
+		func(ctx context.Context, in *letterJobCancelIn) (*letterJobOut, error) {
 			if _, err := mayJob(ctx, in.ID); err != nil {
 				return nil, err
 			}
-			if err := g.p.Bus().CancelJob(ctx, in.ID); err != nil {
+			if err := g.p.Bus().CancelJob(ctx, in.ID, act(ctx, in.Body.Reason)); err != nil {
 				return nil, err
 			}
 			job, err := g.p.Bus().Job(ctx, in.ID)

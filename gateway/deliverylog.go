@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +29,7 @@ const keptDeliveries = 1000
 // what it says must not cost the delivery a commit. What a process that dies had not written is missing from it.
 type deliveryLog struct {
 	store *eventstore.Store
+	slog  *slog.Logger
 
 	mu      sync.Mutex
 	waiting []entry
@@ -43,21 +46,48 @@ func (l *deliveryLog) add(e entry) {
 	l.waiting = append(l.waiting, e)
 }
 
+// forget leaves out what waits of a webhook that is no more: another may get its name.
+func (l *deliveryLog) forget(webhook string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = slices.DeleteFunc(l.waiting, func(e entry) bool { return e.webhook == webhook })
+}
+
 // flush writes what waits.
 func (l *deliveryLog) flush(ctx context.Context) error {
 	l.mu.Lock()
-	batch := l.waiting
-	l.waiting = nil
+	batch, dropped := l.waiting, l.dropped
+	l.waiting, l.dropped = nil, 0
 	l.mu.Unlock()
+	if dropped > 0 {
+		l.slog.Warn("gateway: the store did not come to the delivery log", "dropped", dropped)
+	}
 	if len(batch) == 0 {
 		return nil
 	}
+	err := l.write(ctx, batch)
+	if err != nil { // they wait for the next time
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.waiting = append(batch, l.waiting...)
+	}
+	return err
+}
+
+func (l *deliveryLog) write(ctx context.Context, batch []entry) error {
 	byHook := map[string][]entry{}
 	for _, e := range batch {
 		byHook[e.webhook] = append(byHook[e.webhook], e)
 	}
 	return l.store.Update(ctx, func(tx *eventstore.Tx) error {
 		for id, entries := range byHook {
+			var known int
+			if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_webhooks WHERE id = $1`, id).Scan(&known); err != nil {
+				return err
+			}
+			if known == 0 { // deleted meanwhile, and its log with it
+				continue
+			}
 			var last int64
 			if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq), 0) FROM carebus_webhook_deliveries WHERE webhook = $1`, id).Scan(&last); err != nil {
 				return err

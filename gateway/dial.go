@@ -58,7 +58,8 @@ func mayReach(a netip.Addr, allow []netip.Prefix) bool {
 // proxy is asked, which would dial for us.
 func guardedClient(o WebhookOptions) *http.Client {
 	d := &net.Dialer{
-		Timeout: o.Timeout,
+		Timeout:  o.Timeout,
+		Resolver: o.Resolver,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			at, err := netip.ParseAddrPort(address)
 			if err != nil || !mayReach(at.Addr(), o.Allow) {
@@ -103,11 +104,22 @@ func checkTarget(text string, o WebhookOptions) error {
 		}
 		return nil
 	}
+	if last := host[strings.LastIndex(host, ".")+1:]; numeric(last) {
+		return badTarget("write an IPv4 address as four decimal numbers") // some resolvers take 0x7f.1 for 127.0.0.1
+	}
 	local := strings.ToLower(host)
 	if len(o.Allow) == 0 && (local == "localhost" || strings.HasSuffix(local, ".localhost") || !strings.Contains(local, ".") || strings.HasSuffix(local, ".internal") || strings.HasSuffix(local, ".local")) {
 		return badTarget(ErrForbiddenAddress.Error())
 	}
 	return nil
+}
+
+// numeric says whether the last part of a name makes it an IPv4 address in one of its old forms.
+func numeric(part string) bool {
+	if hex, ok := strings.CutPrefix(strings.ToLower(part), "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return part != "" && strings.Trim(part, "0123456789") == ""
 }
 
 func badTarget(reason string) error {

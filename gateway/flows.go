@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -66,11 +67,18 @@ func (g *Gateway) flowRoutes() {
 				}
 				reveal = true
 			}
-			if !reveal {
-				for i, r := range records {
-					if r.Type == "platform.key.parked" || r.Type == "platform.key.skipped" {
-						records[i].Payload = g.p.Registry().Mask(r.Event)
-					}
+			var shown []revealed
+			for i, r := range records {
+				if r.Type != "platform.key.parked" && r.Type != "platform.key.skipped" {
+					continue
+				}
+				if shown = append(shown, revealed{r.ID, r.Type}); !reveal {
+					records[i].Payload = g.p.Registry().Mask(r.Event)
+				}
+			}
+			if reveal {
+				if err := g.tellRevealed(ctx, shown); err != nil {
+					return nil, err
 				}
 			}
 			if !in.All {
@@ -81,6 +89,8 @@ func (g *Gateway) flowRoutes() {
 				if groups, err = flow.ReadGroups(ctx, g.p.Store(), g.p.Bus()); err != nil {
 					return nil, err
 				}
+				c := callerOf(ctx)
+				groups = slices.DeleteFunc(groups, func(of flow.Group) bool { return !c.mayAllOf(auth.Read, of.Status.Patterns) })
 			}
 			f := flow.Build(records, groups...)
 			o := &flow.Options{Limit: in.Limit, Theme: themeOf(in.Theme)}
@@ -146,13 +156,16 @@ func (g *Gateway) readFlow(ctx context.Context, id string) ([]eventstore.Record,
 		return nil, err
 	}
 	match := readable(ctx, auth.Read, []string{"**", "platform.**"})
-	mine := records[:0]
+	mine := make([]eventstore.Record, 0, len(records))
 	for _, r := range records {
 		if match(r.Type) {
 			mine = append(mine, r)
 		}
 	}
 	if len(mine) == 0 {
+		if len(records) > 0 {
+			_ = g.deny(ctx, auth.Read, "a flow")
+		}
 		return nil, notFound("no flow and no event has this id")
 	}
 	return mine, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,10 @@ type Options struct {
 	MaxBodies int64
 	// MaxEvents bounds the events of one request. Default 10,000.
 	MaxEvents int
+	// AtOnce bounds the requests of one principal that are under way, live streams and waiting fetches among them, and half
+	// of MaxBodies is for one principal at most: one must not hinder the others. It counts when there is a Door.
+	// Default 1000.
+	AtOnce int
 	// PublishWait is how long a publication waits for a place in the queue of writers before it is refused with 429.
 	// Default 5 s.
 	PublishWait time.Duration
@@ -76,7 +81,10 @@ type Gateway struct {
 	hub     *hub
 	groups  *consumers
 	hooks   *webhooks
+	told    hooks
 	denials denials
+	scan    int64 // events that one search looks at
+	guests  guests
 
 	ending  context.Context // ends with Close: long requests end then
 	end     context.CancelFunc
@@ -86,13 +94,14 @@ type Gateway struct {
 
 // New returns a gateway over a platform, creates its tables, and joins the groups and webhooks that the store knows of.
 func New(ctx context.Context, p *carebus.Platform, o *Options) (*Gateway, error) {
-	g := &Gateway{p: p, mux: http.NewServeMux()}
+	g := &Gateway{p: p, mux: http.NewServeMux(), scan: scanBudget}
 	if o != nil {
 		g.o = *o
 	}
 	g.o.MaxBody = orElse(g.o.MaxBody, 16<<20)
 	g.o.MaxBodies = orElse(g.o.MaxBodies, 128<<20)
 	g.o.MaxEvents = orElse(g.o.MaxEvents, 10_000)
+	g.guests.most = orElse(g.o.AtOnce, 1000)
 	g.o.PublishWait = orElse(g.o.PublishWait, 5*time.Second)
 	g.o.Heartbeat = orElse(g.o.Heartbeat, 15*time.Second)
 	if g.log = g.o.Logger; g.log == nil {
@@ -101,12 +110,16 @@ func New(ctx context.Context, p *carebus.Platform, o *Options) (*Gateway, error)
 	if p.Bus() == nil {
 		return nil, fmt.Errorf("gateway: %w", carebus.ErrReadOnly)
 	}
-	g.bodies.budget = g.o.MaxBodies
+	g.bodies.budget, g.bodies.share = g.o.MaxBodies, g.o.MaxBodies
+	if g.o.Door != nil {
+		g.bodies.share = max(g.o.MaxBodies/2, min(g.o.MaxBody, g.o.MaxBodies))
+	}
 	g.ending, g.end = context.WithCancel(context.Background())
 	if err := p.Store().Migrate(ctx, "gateway", tables...); err != nil {
 		return nil, fmt.Errorf("gateway: tables: %w", err)
 	}
-	g.hub = newHub(g.ending, p.Store())
+	g.told = hooksOf(p.Hooks())
+	g.hub = newHub(g.ending, p.Store(), g.told.live)
 	g.groups = newConsumers(g)
 	g.hooks = newWebhooks(g)
 	g.routes()
@@ -133,7 +146,8 @@ func (g *Gateway) housekeeping() {
 			return
 		case <-tick.C:
 		}
-		if err := errors.Join(g.sync(g.ending), g.hooks.log.flush(g.ending)); err != nil && g.ending.Err() == nil {
+		g.tellRest(g.ending, false)
+		if err := errors.Join(g.sync(g.ending), g.hooks.sweep(g.ending), g.hooks.log.flush(g.ending)); err != nil && g.ending.Err() == nil {
 			g.log.Warn("gateway: housekeeping", "error", err.Error())
 		}
 	}
@@ -146,18 +160,38 @@ func orElse[N ~int | ~int64](n, otherwise N) N {
 	return n
 }
 
-// Close ends live streams and waiting requests, and breaks off deliveries to consumers over HTTP, which are given anew
-// later. Requests that are being answered are the server's to wait for. Close is idempotent.
+// Close ends live streams and waiting requests, breaks off deliveries to consumers over HTTP, which are given anew later,
+// and leaves the groups that it has joined; a post to a webhook that is under way is waited for. Requests that are being
+// answered are the server's to wait for. Close is idempotent.
 func (g *Gateway) Close() (err error) {
 	g.once.Do(func() {
 		g.end()
 		g.hub.wait()
 		g.running.Wait()
-		g.hooks.client.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), g.hooks.o.Timeout+5*time.Second)
 		defer cancel()
-		err = g.hooks.log.flush(ctx)
+		err = g.leaveAll(ctx)
+		g.hooks.client.CloseIdleConnections()
+		g.tellRest(ctx, true)
+		err = errors.Join(err, g.hooks.log.flush(ctx))
 	})
+	return err
+}
+
+// leaveAll leaves the groups of webhooks and of consumers over HTTP, so that other gateways have them.
+func (g *Gateway) leaveAll(ctx context.Context) error {
+	var mu sync.Mutex
+	var err error
+	var leaving sync.WaitGroup
+	for _, name := range slices.Concat(g.groups.names(), g.hooks.names()) {
+		leaving.Go(func() {
+			lerr := g.p.Bus().Leave(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			err = errors.Join(err, lerr)
+		})
+	}
+	leaving.Wait()
 	return err
 }
 
@@ -166,7 +200,8 @@ func (g *Gateway) routes() {
 	config := huma.DefaultConfig("carebus", "v1")
 	config.Info.Description = "The HTTP API of carebus, an event-driven platform for healthcare services. Errors are problem documents (RFC 9457)."
 	config.DocsPath, config.OpenAPIPath, config.SchemasPath = "", "", ""
-	config.CreateHooks = nil // links to schemas in every answer
+	config.RejectUnknownQueryParameters = true // a filter with a misspelt name would find everything
+	config.CreateHooks = nil                   // links to schemas in every answer
 	config.Transformers = []huma.Transformer{ownProblems}
 	if g.o.Door != nil {
 		config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
@@ -199,7 +234,7 @@ func (g *Gateway) registryRoutes() error {
 		Authorize: func(r *http.Request, write bool, eventType string) error {
 			c := callerOf(r.Context())
 			switch {
-			case write && eventType != "" && c.May(auth.Register, eventType):
+			case write && eventType != "" && c.May(auth.Register, eventType), write && eventType == "" && c.MayAll(auth.Register, "**"):
 				return nil
 			case write:
 				return g.deny(r.Context(), auth.Register, eventType)
@@ -221,7 +256,10 @@ func (g *Gateway) mounted(pattern string, m Mount) http.Handler {
 		return m.Handler
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r, err := g.admit(w, r)
+		r, leave, err := g.admit(r)
+		if err == nil {
+			defer leave()
+		}
 		if err == nil && m.Verb != "" && !callerOf(r.Context()).MaySome(m.Verb) {
 			err = g.deny(r.Context(), m.Verb, pattern)
 		}
@@ -236,14 +274,19 @@ func (g *Gateway) mounted(pattern string, m Mount) http.Handler {
 // ServeHTTP answers a request. A panic of a handler is answered with 500 and logged.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := &tracked{ResponseWriter: w}
+	r, end := g.told.request(r)
 	defer func() {
+		if end != nil {
+			// The mux has written the pattern into the request.
+			defer func() { end(r.Pattern, t.status) }()
+		}
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler { //nolint:errorlint // it is this very value that the server knows
 				panic(v)
 			}
 			g.log.Error("gateway: panic", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(v))
 			if !t.begun {
-				writeProblem(w, fmt.Errorf("panic: %v", v))
+				writeProblem(t, fmt.Errorf("panic: %v", v))
 			}
 		}
 	}()
@@ -251,21 +294,31 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	g.mux.ServeHTTP(t, r)
+	if t.status == 0 {
+		t.status = http.StatusOK // what the server sends when nothing was written
+	}
 }
 
 // tracked knows whether an answer has begun.
 type tracked struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int // 0 until it is known
 }
 
 func (t *tracked) WriteHeader(status int) {
 	t.begun = true
+	if t.status == 0 && status >= 200 {
+		t.status = status
+	}
 	t.ResponseWriter.WriteHeader(status)
 }
 
 func (t *tracked) Write(p []byte) (int, error) {
 	t.begun = true
+	if t.status == 0 {
+		t.status = http.StatusOK
+	}
 	return t.ResponseWriter.Write(p)
 }
 

@@ -14,6 +14,7 @@ import (
 type hub struct {
 	ctx   context.Context
 	store *eventstore.Store
+	hooks []LiveHook
 
 	mu       sync.Mutex
 	watchers int
@@ -39,15 +40,17 @@ const (
 	ringBytes  = 16 << 20
 )
 
-func newHub(ctx context.Context, store *eventstore.Store) *hub {
-	return &hub{ctx: ctx, store: store, news: make(chan struct{})}
+func newHub(ctx context.Context, store *eventstore.Store, hooks []LiveHook) *hub {
+	return &hub{ctx: ctx, store: store, hooks: hooks, news: make(chan struct{})}
 }
 
 // watch keeps the hub running until unwatch.
 func (h *hub) watch() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.watchers++; h.watchers > 1 || h.ctx.Err() != nil {
+	h.watchers++
+	h.tell()
+	if h.watchers > 1 || h.ctx.Err() != nil {
 		return
 	}
 	ctx, stop := context.WithCancel(h.ctx)
@@ -58,10 +61,19 @@ func (h *hub) watch() {
 func (h *hub) unwatch() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.watchers--; h.watchers == 0 && h.stop != nil {
+	h.watchers--
+	h.tell()
+	if h.watchers == 0 && h.stop != nil {
 		h.stop()
 		h.stop = nil
 		h.ring, h.start, h.next, h.bytes = nil, nil, nil, 0
+	}
+}
+
+// tell is called with the lock held.
+func (h *hub) tell() {
+	for _, hook := range h.hooks {
+		hook.OnLive(h.watchers)
 	}
 }
 

@@ -16,13 +16,13 @@ import (
 )
 
 func (g *Gateway) liveRoutes() {
-	g.mux.HandleFunc("GET /v1/live", g.raw(g.live))
+	g.mux.HandleFunc("GET /v1/live", g.raw(g.live, "type", "key", "correlation", "source", "from", "format"))
 	text := &huma.Schema{Type: huma.TypeString}
 	g.document(&huma.Operation{
 		OperationID: "live", Method: http.MethodGet, Path: "/v1/live", Tags: []string{"events"}, Summary: "Follow events as they are stored",
 		Description: "A stream of server-sent events: the data of each is an event on one line, its id a place in the store. " +
 			"A client that is cut sends the last id that it has seen as `Last-Event-ID` (browsers do so by themselves) and goes on there, without a gap or a repetition, however long ago it was. " +
-			"Events of one partition key come in order. A comment and the present id come at least every 15 seconds. Only events that the caller may subscribe to are sent.",
+			"Events of one partition key come in order. A comment and the present id come at least every 15 seconds. Only events that the caller may subscribe to are sent; with each heartbeat it is looked at anew who the caller is.",
 		Parameters: []*huma.Param{
 			{Name: "type", In: "query", Description: "Patterns of event types. Default: all but carebus's own.", Schema: &huma.Schema{Type: huma.TypeArray, Items: text}},
 			{Name: "key", In: "query", Schema: text, Description: "Only this partition key."},
@@ -47,6 +47,7 @@ type follower struct {
 	keep    func(r *eventstore.Record) bool
 	cloud   bool
 	id      []byte
+	again   func() error // looks anew at who the client is, and what they may see
 }
 
 func (g *Gateway) live(w http.ResponseWriter, r *http.Request) error {
@@ -74,6 +75,13 @@ func (g *Gateway) live(w http.ResponseWriter, r *http.Request) error {
 		f.cloud = true
 	default:
 		return badRequest("format: give native or cloudevents")
+	}
+	f.again = func() error {
+		ctx, err := g.still(r)
+		if err == nil {
+			f.match = readable(ctx, auth.Subscribe, patterns)
+		}
+		return err
 	}
 	key, correlation, source := q.Get("key"), q.Get("correlation"), q.Get("source")
 	f.keep = func(r *eventstore.Record) bool {
@@ -147,7 +155,7 @@ func (f *follower) run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-heartbeat.C:
-				if err := f.beat(); err != nil {
+				if err := errors.Join(f.again(), f.beat()); err != nil {
 					return err
 				}
 			}
@@ -167,7 +175,7 @@ func (f *follower) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-heartbeat.C:
-			if err := f.beat(); err != nil {
+			if err := errors.Join(f.again(), f.beat()); err != nil {
 				return err
 			}
 		}

@@ -61,7 +61,7 @@ type incoming struct {
 }
 
 func (g *Gateway) publishRoutes() {
-	g.mux.HandleFunc("POST /v1/events", g.raw(g.publish))
+	g.mux.HandleFunc("POST /v1/events", g.raw(g.publish, "atomic", "dryRun", "stream", "expected"))
 	integer, boolean, text := &huma.Schema{Type: huma.TypeInteger}, &huma.Schema{Type: huma.TypeBoolean}, &huma.Schema{Type: huma.TypeString}
 	object := &huma.Schema{Type: huma.TypeObject}
 	g.document(&huma.Operation{
@@ -112,8 +112,9 @@ func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := callerOf(ctx)
 	if len(p.items) > 1 && !c.Allow(len(p.items)-1) { // the request itself has counted for one
-		return tooMany("%s has used up its rate of events", c.Name)
+		return c.tooFast("events")
 	}
+	category, _, _ := strings.Cut(p.stream, "/")
 	for i := range p.items {
 		it := &p.items[i]
 		if it.err != nil {
@@ -123,6 +124,9 @@ func (g *Gateway) publish(w http.ResponseWriter, r *http.Request) error {
 			it.err = carebus.ErrReserved
 		} else if !c.May(auth.Publish, it.event.Type) {
 			it.err = g.deny(ctx, auth.Publish, it.event.Type)
+		} else if p.stream != "" && !strings.HasPrefix(it.event.Type, category+".") && !c.MayAll(auth.Publish, category+".**") {
+			// A type of another category in an entity's history would be the end of those who fold it.
+			it.err = g.deny(ctx, auth.Publish, "streams of "+category)
 		}
 	}
 	// The client's going away must not leave open whether something was stored, once it has begun.

@@ -42,6 +42,17 @@ func (g *Gateway) sagaRoutes() {
 			if err != nil {
 				return nil, err
 			}
+			if in.Reveal {
+				shown := []revealed{}
+				for _, one := range all {
+					if one.Error != "" {
+						shown = append(shown, revealed{one.ID, "platform.saga.failed"})
+					}
+				}
+				if err := g.tellRevealed(ctx, shown); err != nil {
+					return nil, err
+				}
+			}
 			for i := range all {
 				if !in.Reveal {
 					all[i].Error = g.hide(all[i].Error)
@@ -72,6 +83,8 @@ func (g *Gateway) sagaRoutes() {
 			}
 			if !in.Reveal {
 				d.Error = g.hide(d.Error)
+			} else if err := g.tellRevealed(ctx, []revealed{{d.ID, "platform.saga.failed"}}); err != nil {
+				return nil, err
 			}
 			return &sagaOneOut{d}, nil
 		})

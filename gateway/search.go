@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ type searchInput struct {
 	Key         string    `query:"key" maxLength:"256" doc:"With this partition key."`
 	Subject     string    `query:"subject" maxLength:"256" doc:"About this person, by the schema's x-subject-id."`
 	Source      string    `query:"source" maxLength:"128" doc:"Stated by this service."`
-	Member      []string  `query:"eventMember,explode" maxItems:"10" doc:"Where a eventMember of the payload has a value: /medication/ndc=0093-7424-56."`
+	Member      []string  `query:"member,explode" maxItems:"10" doc:"Where a member of the payload has a value: /medication/ndc=0093-7424-56."`
 	Payload     string    `query:"payload" enum:"full,masked,none" default:"full" doc:"How payloads are shown."`
 	Limit       int       `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor      string    `query:"cursor" maxLength:"4096" doc:"The next of a former answer, with the same other parameters. What was stored after the first request is not seen."`
@@ -67,8 +68,8 @@ func (g *Gateway) searchRoutes() {
 	g.streamRoutes()
 }
 
-// scanBudget is how many events eventOne request looks at, so that a search for what is rare does not hold the store for long.
-const scanBudget = 50_000
+// scanBudget is how many events one request looks at, so that a search for what is rare does not hold the store for long.
+const scanBudget = 200_000
 
 func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	if err := checkPatterns(in.Type); err != nil {
@@ -78,110 +79,176 @@ func (g *Gateway) search(ctx context.Context, in *searchInput) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	from, bound, err := g.window(ctx, in)
+	w, err := g.windowOf(ctx, in)
 	if err != nil {
 		return nil, err
 	}
 	match := readable(ctx, auth.Read, in.Type)
 	out := &page{}
 	out.Body.Events = []record{}
-	seen := 0
 	if in.Correlation != "" {
-		return out, g.searchFlow(ctx, in, from, bound, match, keep, out)
+		return out, g.searchFlow(ctx, in, w, match, keep, out)
 	}
-	for r, err := range g.p.Store().All(ctx, from, match) {
-		if err != nil {
-			return nil, err
+	return out, g.searchLog(ctx, in, w, match, keep, out)
+}
+
+// searchLog pages through the partitions, merged in the order of recording. What comes first is known when each partition
+// has shown its next event, or has none: until then nothing is given out, and what was looked at in vain is behind.
+func (g *Gateway) searchLog(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	looked, moved := int64(0), false // a request that has moved nothing yet goes on, or the next one would do the same
+	shown := make([][]eventstore.Record, len(w.from))
+	ahead := slices.Clone(w.from) // up to where each partition was read
+	for {
+		first := -1
+		for p := range shown {
+			for len(shown[p]) == 0 && ahead[p] < w.bound[p] {
+				if moved && looked >= g.scan {
+					out.Body.Next = w.String()
+					return nil
+				}
+				b, err := g.p.Store().Partition(ctx, eventstore.PartitionQuery{
+					Partition: p, From: ahead[p], To: w.bound[p], Match: match, Key: in.Key, Limit: min(in.Limit+1, 256), MaxBytes: 1 << 20,
+				})
+				if err != nil {
+					return err
+				}
+				if b.Next == ahead[p] { // a bound that the store does not reach: a cursor of another store
+					ahead[p] = w.bound[p]
+					break
+				}
+				looked += b.Next - ahead[p]
+				shown[p], ahead[p] = b.Records, b.Next
+				if len(shown[p]) == 0 {
+					w.from[p], moved = ahead[p], true
+				}
+			}
+			if len(shown[p]) > 0 && (first < 0 || shown[p][0].RecordedAt.Before(shown[first][0].RecordedAt)) {
+				first = p
+			}
 		}
-		if r.Offset >= bound[r.Partition] {
-			continue
+		if first < 0 {
+			return nil
 		}
-		if len(out.Body.Events) == in.Limit || seen == scanBudget {
-			out.Body.Next = cursorOf(from, bound)
-			return out, nil
+		if len(out.Body.Events) == in.Limit {
+			out.Body.Next = w.String()
+			return nil
 		}
-		seen++
-		from[r.Partition] = r.Offset + 1
+		r := shown[first][0]
+		shown[first], w.from[first], moved = shown[first][1:], r.Offset+1, true
 		if keep(r) {
 			out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 		}
 	}
-	return out, nil
 }
 
-// searchFlow pages through eventOne flow, which the store has an index of.
-func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, from, bound places, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
-	records, err := g.p.Store().Correlation(ctx, in.Correlation, time.Time{}, maxFlow)
-	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
-		return err
-	}
-	for _, r := range records {
-		if r.Offset < from[r.Partition] || r.Offset >= bound[r.Partition] || !match(r.Type) || !keep(r) {
-			continue
+// searchFlow pages through one flow, which the store has an index of.
+func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
+	chunk := max(1000, 2*g.p.Store().Partitions())
+	for {
+		records, err := g.p.Store().Correlation(ctx, in.Correlation, w.after, chunk)
+		if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
+			return err
 		}
-		if len(out.Body.Events) == in.Limit {
-			out.Body.Next = cursorOf(from, bound)
+		for i, r := range records {
+			if len(out.Body.Events) == in.Limit {
+				out.Body.Next = w.String()
+				return nil
+			}
+			// Events of several partitions may be of one moment: time passes when the next event is later.
+			if i > 0 && r.RecordedAt.After(records[i-1].RecordedAt) {
+				w.after = records[i-1].RecordedAt
+			}
+			if r.Offset < w.from[r.Partition] || r.Offset >= w.bound[r.Partition] || !match(r.Type) {
+				continue
+			}
+			w.from[r.Partition] = r.Offset + 1
+			if keep(r) {
+				out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+			}
+		}
+		if len(records) < chunk {
 			return nil
 		}
-		from[r.Partition] = r.Offset + 1
-		out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
 	}
-	return nil
 }
 
 // maxFlow bounds what is read of one flow: an import makes a whole patient's life one.
 const maxFlow = 20_000
 
-// window is what is looked at: from where, and up to the bound that the first request has frozen.
-func (g *Gateway) window(ctx context.Context, in *searchInput) (from, bound places, err error) {
+// window is what a search looks at: from where, and up to the bound that its first request has frozen. In a flow all that was
+// recorded up to a time is behind.
+type window struct {
+	from, bound places
+	after       time.Time
+}
+
+// String is the cursor of the rest.
+func (w *window) String() string {
+	text := w.from.String() + "." + w.bound.String()
+	if !w.after.IsZero() {
+		text += "." + strconv.FormatInt(w.after.UnixMicro(), 10)
+	}
+	return text
+}
+
+func (g *Gateway) windowOf(ctx context.Context, in *searchInput) (*window, error) {
 	store := g.p.Store()
+	w := &window{}
+	var err error
 	if in.Cursor != "" {
-		a, b, _ := strings.Cut(in.Cursor, ".")
-		var isFrom, isBound bool
-		from, isFrom = parsePlaces(a, store.Partitions())
-		bound, isBound = parsePlaces(b, store.Partitions())
-		if !isFrom || !isBound {
-			return nil, nil, badRequest("cursor: give what a former answer had as next")
+		parts := strings.Split(in.Cursor, ".")
+		ok := len(parts) == 2 || len(parts) == 3
+		if ok {
+			var isFrom, isBound bool
+			w.from, isFrom = parsePlaces(parts[0], store.Partitions())
+			w.bound, isBound = parsePlaces(parts[1], store.Partitions())
+			ok = isFrom && isBound
 		}
-		return from, bound, nil
+		if ok && len(parts) == 3 {
+			micros, err := strconv.ParseInt(parts[2], 10, 64)
+			ok = err == nil && micros > 0
+			w.after = time.UnixMicro(micros)
+		}
+		if !ok {
+			return nil, badRequest("cursor: give what a former answer had as next")
+		}
+		return w, nil
 	}
 	if in.Until.IsZero() {
-		bound, err = store.Heads(ctx)
+		w.bound, err = store.Heads(ctx)
 	} else {
-		bound, err = store.OffsetsAt(ctx, in.Until)
+		w.bound, err = store.OffsetsAt(ctx, in.Until)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	from = make(places, store.Partitions())
+	w.from = make(places, store.Partitions())
 	if !in.Since.IsZero() {
-		if from, err = store.OffsetsAt(ctx, in.Since); err != nil {
-			return nil, nil, err
+		if w.from, err = store.OffsetsAt(ctx, in.Since); err != nil {
+			return nil, err
 		}
 	}
-	if in.Key != "" { // a key lives in eventOne partition
-		p := eventstore.PartitionOf(in.Key, len(from))
-		for i := range from {
+	if in.Key != "" { // a key lives in one partition
+		p := eventstore.PartitionOf(in.Key, len(w.from))
+		for i := range w.from {
 			if i != p {
-				from[i] = bound[i]
+				w.from[i] = w.bound[i]
 			}
 		}
 	}
-	return from, bound, nil
+	return w, nil
 }
-
-func cursorOf(from, bound places) string { return from.String() + "." + bound.String() }
 
 // condition is what an event must be, beyond its type and time.
 func (g *Gateway) condition(in *searchInput) (func(r eventstore.Record) bool, error) {
-	type eventMember struct{ path, value string }
-	var members []eventMember
+	type member struct{ path, value string }
+	var members []member
 	for _, text := range in.Member {
 		path, value, ok := strings.Cut(text, "=")
 		if !ok || !strings.HasPrefix(path, "/") {
-			return nil, badRequest("eventMember: give a JSON pointer into the payload, an equals sign and a value, such as /medication/ndc=0093-7424-56")
+			return nil, badRequest("member: give a JSON pointer into the payload, an equals sign and a value, such as /medication/ndc=0093-7424-56")
 		}
-		members = append(members, eventMember{path, value})
+		members = append(members, member{path, value})
 	}
 	return func(r eventstore.Record) bool {
 		if in.Key != "" && r.PartitionKey != in.Key || in.Source != "" && r.Source != in.Source {
@@ -276,34 +343,37 @@ func (g *Gateway) streamRoutes() {
 	type eventStreamOut struct {
 		Body struct {
 			Stream  string   `json:"stream"`
-			Version int64    `json:"version" doc:"Number of events in the stream."`
+			Version int64    `json:"version" doc:"Of the last event in the stream that the caller may read."`
 			Events  []record `json:"events" doc:"Those that the caller may read."`
 			Next    int64    `json:"next,omitempty" doc:"The version to go on from."`
 		}
 	}
-	register(g, huma.Operation{OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}", Tags: []string{"streams"}, Summary: "The history of eventOne entity"},
+	register(g, huma.Operation{OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{id}", Tags: []string{"streams"}, Summary: "The history of one entity"},
 		func(ctx context.Context, in *eventStreamIn) (*eventStreamOut, error) {
 			out := &eventStreamOut{}
 			out.Body.Stream, out.Body.Events = in.Category+"/"+in.ID, []record{}
+			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
 			var err error
-			if out.Body.Version, err = g.p.Store().StreamVersion(ctx, out.Body.Stream); err != nil {
-				return nil, err
-			}
-			records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: in.From, Limit: in.Limit})
-			if err != nil {
+			if out.Body.Version, err = g.lastReadable(ctx, out.Body.Stream, match); err != nil {
 				return nil, hideStream(err)
 			}
-			match := readable(ctx, auth.Read, []string{"**", "platform.**"})
-			for _, r := range records {
-				if match(r.Type) {
-					out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+			for from := in.From; from <= out.Body.Version; {
+				records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: out.Body.Stream, From: from, Limit: in.Limit})
+				if err != nil {
+					return nil, hideStream(err)
 				}
-			}
-			if len(records) > 0 && len(out.Body.Events) == 0 {
-				return nil, hideStream(eventstore.ErrNotFound) // nothing of it is theirs to see
-			}
-			if n := len(records); n == in.Limit && records[n-1].StreamVersion < out.Body.Version {
-				out.Body.Next = records[n-1].StreamVersion + 1
+				for _, r := range records {
+					from = r.StreamVersion + 1
+					if match(r.Type) {
+						out.Body.Events = append(out.Body.Events, g.show(r, in.Payload))
+					}
+					if len(out.Body.Events) == in.Limit || from-in.From >= scanBudget {
+						if from <= out.Body.Version {
+							out.Body.Next = from
+						}
+						return out, nil
+					}
+				}
 			}
 			return out, nil
 		})
@@ -348,6 +418,30 @@ func (g *Gateway) streamRoutes() {
 			}
 			return out, nil
 		})
+}
+
+// lastReadable is the version of the last event of a stream that the caller may see, or ErrNotFound: who may see nothing of
+// it does not learn that it exists, nor how long it is.
+func (g *Gateway) lastReadable(ctx context.Context, stream string, match func(eventType string) bool) (int64, error) {
+	var from int64 // the last
+	for seen := 0; seen < scanBudget; {
+		records, err := g.p.Store().Stream(ctx, eventstore.StreamQuery{Stream: stream, From: from, Backward: true, Limit: 100})
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range records {
+			if match(r.Type) {
+				return r.StreamVersion, nil
+			}
+			from = r.StreamVersion - 1
+		}
+		if seen += len(records); len(records) == 0 || from == 0 {
+			break
+		}
+	}
+	category, _, _ := strings.Cut(stream, "/")
+	_ = g.deny(ctx, auth.Read, "streams of "+category)
+	return 0, eventstore.ErrNotFound
 }
 
 func hideStream(err error) error {

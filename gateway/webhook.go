@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -18,8 +19,11 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/carebus/carebus/auth"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
@@ -34,6 +38,8 @@ type WebhookOptions struct {
 	Timeout time.Duration
 	// TLS are the settings for outgoing connections: a private certificate authority. Default: the system's.
 	TLS *tls.Config
+	// Resolver finds the addresses of endpoints. Default: the system's.
+	Resolver *net.Resolver
 	// FirstPause and LongestPause are between tries: the first, doubling to the longest. Default 500 ms and 1 min.
 	FirstPause, LongestPause time.Duration
 	// Tries is how often an event is sent that its endpoint refuses, or that fails while others succeed, before its key is
@@ -66,20 +72,28 @@ type webhooks struct {
 	client *http.Client
 	log    deliveryLog
 
-	mu     sync.Mutex
-	joined map[string]*hook
+	loading sync.Mutex // held from reading the store to having acted on it: what is acted on is never older than what was
+	mu      sync.Mutex
+	joined  map[string]*hook
+
+	stopping sync.Mutex
 }
 
 // hook is one webhook in this process.
 type hook struct {
-	id string
 	ws *webhooks
 
-	mu      sync.Mutex
-	set     WebhookSettings
-	secrets []hookSecret
-	success time.Time            // of the last delivery that was accepted
-	failing map[string]time.Time // events that have failed, since when
+	mu sync.Mutex
+	stored
+	success time.Time           // when the last delivery that was accepted began
+	failing map[string]*trouble // events that have failed, by id
+	until   time.Time           // the endpoint has asked for a pause till then
+}
+
+// trouble is an event that its endpoint has not accepted.
+type trouble struct {
+	since time.Time
+	tries int
 }
 
 func newWebhooks(g *Gateway) *webhooks {
@@ -87,14 +101,20 @@ func newWebhooks(g *Gateway) *webhooks {
 	o.Timeout = orElse(o.Timeout, 15*time.Second)
 	o.FirstPause, o.LongestPause = orElse(o.FirstPause, 500*time.Millisecond), orElse(o.LongestPause, time.Minute)
 	o.Tries = orElse(o.Tries, 8)
-	return &webhooks{g: g, o: o, client: guardedClient(o), log: deliveryLog{store: g.p.Store()}, joined: map[string]*hook{}}
+	return &webhooks{g: g, o: o, client: guardedClient(o), log: deliveryLog{store: g.p.Store(), slog: g.log}, joined: map[string]*hook{}}
 }
 
 // stored is a webhook as the store keeps it.
 type stored struct {
-	ID string `json:"id"`
-	WebhookSettings
+	ID string
+	kept
 	secrets []hookSecret
+}
+
+// kept is what the store keeps of the settings.
+type kept struct {
+	WebhookSettings
+	Owner string `json:"owner,omitempty" doc:"Who has made it or changed it last. What its owner may not subscribe to any more is not pushed."`
 }
 
 func (ws *webhooks) read(ctx context.Context) (out []stored, err error) {
@@ -110,7 +130,7 @@ func (ws *webhooks) read(ctx context.Context) (out []stored, err error) {
 			if err := rows.Scan(&s.ID, &settings, &secrets); err != nil {
 				return err
 			}
-			if err := errors.Join(json.Unmarshal([]byte(settings), &s.WebhookSettings), json.Unmarshal([]byte(secrets), &s.secrets)); err != nil {
+			if err := errors.Join(json.Unmarshal([]byte(settings), &s.kept), json.Unmarshal([]byte(secrets), &s.secrets)); err != nil {
 				return fmt.Errorf("webhook %s: %w", s.ID, err)
 			}
 			out = append(out, s)
@@ -122,6 +142,8 @@ func (ws *webhooks) read(ctx context.Context) (out []stored, err error) {
 
 // load brings this process in line with the store: webhooks that were made, changed or removed, here or elsewhere.
 func (ws *webhooks) load(ctx context.Context) error {
+	ws.loading.Lock()
+	defer ws.loading.Unlock()
 	all, err := ws.read(ctx)
 	if err != nil {
 		return fmt.Errorf("gateway: webhooks: %w", err)
@@ -136,6 +158,7 @@ func (ws *webhooks) load(ctx context.Context) error {
 	ws.mu.Unlock()
 	for _, id := range gone {
 		err = errors.Join(err, ws.leave(ctx, id))
+		ws.log.forget(id)
 	}
 	for _, s := range all {
 		ws.mu.Lock()
@@ -143,8 +166,11 @@ func (ws *webhooks) load(ctx context.Context) error {
 		ws.mu.Unlock()
 		if h != nil {
 			h.mu.Lock()
-			same := slices.Equal(h.set.Patterns, s.Patterns)
-			h.set, h.secrets = s.WebhookSettings, s.secrets
+			same := slices.Equal(h.Patterns, s.Patterns)
+			if h.URL != s.URL { // what the former endpoint has asked for does not bind the new one
+				h.until = time.Time{}
+			}
+			h.stored = s
 			h.mu.Unlock()
 			if same {
 				continue
@@ -157,14 +183,14 @@ func (ws *webhooks) load(ctx context.Context) error {
 }
 
 func (ws *webhooks) join(s stored) error {
-	h := &hook{id: s.ID, ws: ws, set: s.WebhookSettings, secrets: s.secrets, failing: map[string]time.Time{}}
+	h := &hook{ws: ws, stored: s, failing: map[string]*trouble{}}
 	start, err := startOf(s.Start)
 	if err != nil {
 		return err
 	}
 	opts := []bus.Option{
-		bus.Start(start), bus.BatchSize(32, 1<<20), bus.Lanes(8), bus.Tries(ws.o.Tries), bus.Backoff(ws.o.FirstPause, ws.o.LongestPause),
-		bus.Timeout(ws.o.Timeout + 5*time.Second),
+		bus.Start(start), bus.BatchSize(32, 1<<20), bus.Lanes(8), bus.Tries(1 << 30), bus.Backoff(ws.o.FirstPause, ws.o.LongestPause),
+		bus.Timeout(ws.o.Timeout + 5*time.Second), // judge counts the tries: not each time that the bus comes is one
 	}
 	for _, p := range s.Patterns {
 		opts = append(opts, bus.OnForward(p, h.deliver))
@@ -178,6 +204,43 @@ func (ws *webhooks) join(s stored) error {
 	return nil
 }
 
+// names are the groups on the bus that this process has joined.
+func (ws *webhooks) names() (out []string) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for id := range ws.joined {
+		out = append(out, webhookGroup+id)
+	}
+	return out
+}
+
+// sweep removes the groups of webhooks that were deleted while another gateway was still a member.
+func (ws *webhooks) sweep(ctx context.Context) error {
+	var left []string
+	err := ws.g.p.Store().View(ctx, func(q eventstore.Querier) error {
+		rows, err := q.QueryContext(ctx, `SELECT grp FROM carebus_groups WHERE grp LIKE $1 AND NOT EXISTS (SELECT 1 FROM carebus_webhooks w WHERE $2 || w.id = grp)`, webhookGroup+"%", webhookGroup)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				return err
+			}
+			left = append(left, name)
+		}
+		return rows.Err()
+	})
+	for _, name := range left {
+		rerr := ws.g.p.Bus().Remove(ctx, name, bus.Act{Actor: bus.Source, Reason: "its webhook was deleted"})
+		if !errors.Is(rerr, bus.ErrHasMembers) && !errors.Is(rerr, bus.ErrNoGroup) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
 func (ws *webhooks) leave(ctx context.Context, id string) error {
 	ws.mu.Lock()
 	delete(ws.joined, id)
@@ -187,14 +250,65 @@ func (ws *webhooks) leave(ctx context.Context, id string) error {
 
 // deliver posts one event, and says how it went in the terms of the bus.
 func (h *hook) deliver(ctx context.Context, r eventstore.Record) error {
-	d := bus.DeliveryFrom(ctx)
+	if !h.rest(ctx) {
+		return bus.Transient(errors.New("the endpoint has asked for a pause"))
+	}
 	h.mu.Lock()
-	set, secrets := h.set, slices.Clone(h.secrets)
+	s, attempt := h.stored, 1
+	if t := h.failing[r.ID]; t != nil {
+		attempt += t.tries
+	}
 	h.mu.Unlock()
+	if door := h.ws.g.o.Door; door != nil {
+		if owner := door.Named(s.Owner); owner == nil || !owner.May(auth.Subscribe, r.Type) {
+			h.ws.g.tellDenied(ctx, s.Owner, string(auth.Subscribe), r.Type, "the grant under which webhook "+s.ID+" was made is gone", "")
+			h.ws.log.add(entry{webhook: s.ID, EventID: r.ID, Type: r.Type, Attempt: attempt, Outcome: "not granted", At: time.Now()})
+			return bus.Transient(errors.New("the webhook's owner may not subscribe to this type any more; grant it, or have somebody who may change the webhook"))
+		}
+	}
 	// A post that is under way is waited for when the group is paused or the process ends: the receiver may have acted on it.
-	sent := h.ws.post(context.WithoutCancel(ctx), set, secrets, r.Event, d.Attempt)
-	h.ws.log.add(entry{webhook: h.id, EventID: r.ID, Type: r.Type, Attempt: d.Attempt, Status: sent.Status, Outcome: sent.Outcome, TookMs: sent.TookMs, At: sent.At})
+	ctx, end := h.ws.g.told.delivery(context.WithoutCancel(ctx), s.ID, r)
+	sent := h.ws.post(ctx, s.WebhookSettings, s.secrets, r.Event, attempt)
+	end(sent.Outcome, sent.Status)
+	h.ws.log.add(entry{webhook: s.ID, EventID: r.ID, Type: r.Type, Attempt: attempt, Status: sent.Status, Outcome: sent.Outcome, TookMs: sent.TookMs, At: sent.At})
+	if sent.Status == http.StatusGone {
+		if err := h.stop(ctx); err != nil {
+			return err
+		}
+	}
 	return h.judge(r.ID, sent)
+}
+
+// rest waits for the end of the pause that the endpoint has asked for; false when ctx ends before.
+func (h *hook) rest(ctx context.Context) bool {
+	for {
+		h.mu.Lock()
+		wait := time.Until(h.until)
+		h.mu.Unlock()
+		if wait <= 0 {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// stop pauses the webhook: its endpoint takes no more events, now or later.
+func (h *hook) stop(ctx context.Context) error {
+	h.ws.stopping.Lock() // several events are told so at once; one pause is enough
+	defer h.ws.stopping.Unlock()
+	status, err := h.ws.g.p.Bus().Group(ctx, webhookGroup+h.ID)
+	if err != nil || status.State != "running" {
+		return err
+	}
+	return h.ws.g.p.Bus().Pause(ctx, webhookGroup+h.ID, bus.Act{
+		Actor: bus.Source, Reason: "the endpoint answered 410 Gone; change the webhook or its endpoint and resume the group, or delete the webhook",
+	})
 }
 
 // judge says what becomes of an event after a delivery.
@@ -207,36 +321,79 @@ func (h *hook) judge(id string, sent delivery) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if sent.err == nil {
-		h.success = sent.At
+		if sent.At.After(h.success) {
+			h.success = sent.At
+		}
 		delete(h.failing, id)
 		return nil
 	}
-	since, ok := h.failing[id]
-	if !ok {
-		since = sent.At
-		h.failing[id] = since
+	if until := sent.At.Add(sent.pause); sent.pause > 0 && until.After(h.until) {
+		h.until = until
 	}
-	switch {
-	case errors.Is(sent.err, ErrForbiddenAddress), sent.Status > 0 && sent.Status < 500 && sent.Status != http.StatusTooManyRequests && sent.Status != http.StatusRequestTimeout && sent.Status != http.StatusTooEarly:
-		if sent.Attempt >= h.ws.o.Tries {
-			delete(h.failing, id)
+	t := h.failing[id]
+	if t == nil {
+		if len(h.failing) >= 10_000 { // of events that other processes have taken over meanwhile
+			clear(h.failing)
 		}
+		t = &trouble{since: sent.At}
+		h.failing[id] = t
+	}
+	t.tries++
+	switch {
+	case sent.Status == http.StatusGone:
+		return bus.Transient(sent.err)
+	case sent.refused() && t.tries < h.ws.o.Tries:
 		return sent.err
-	case sent.Attempt >= h.ws.o.Tries && h.success.After(since):
+	case sent.refused():
+		delete(h.failing, id)
+		return bus.Fatal(sent.err)
+	case t.tries >= h.ws.o.Tries && h.success.After(t.since):
 		delete(h.failing, id)
 		return bus.Fatal(fmt.Errorf("the endpoint takes other events, but not this one: %w", sent.err))
 	}
 	return bus.Transient(sent.err)
 }
 
+// refused says whether it is this event, or the webhook's settings, that the answer is about, and not that the endpoint is
+// down.
+func (d delivery) refused() bool {
+	if errors.Is(d.err, ErrForbiddenAddress) {
+		return true
+	}
+	switch d.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return false
+	}
+	return d.Status > 0 && d.Status < 500
+}
+
+// longestRest bounds the pause that an endpoint may ask for.
+const longestRest = time.Hour
+
+// pauseOf is the pause that an answer asks for with Retry-After: seconds, or a date.
+func pauseOf(res *http.Response, now time.Time) time.Duration {
+	text := res.Header.Get("Retry-After")
+	if text == "" || res.StatusCode != http.StatusTooManyRequests && res.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return min(time.Duration(n)*time.Second, longestRest)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), longestRest)
+	}
+	return 0
+}
+
 // delivery is one post and how it went.
 type delivery struct {
 	Status  int       `json:"status,omitempty" doc:"The HTTP status; 0 when there was no answer."`
-	Outcome string    `json:"outcome" doc:"accepted, refused, redirect, error, time-out, no connection, forbidden address"`
+	Outcome string    `json:"outcome" doc:"accepted, refused, redirect, error, time-out, no connection, forbidden address, not granted"`
 	TookMs  int64     `json:"tookMs"`
 	At      time.Time `json:"at"`
 	Attempt int       `json:"attempt"`
 	err     error
+	pause   time.Duration // that the endpoint asks for
 }
 
 // post sends an event under the Standard Webhooks specification (www.standardwebhooks.com): the id is the event's, so that
@@ -278,8 +435,10 @@ func (ws *webhooks) post(ctx context.Context, set WebhookSettings, secrets []hoo
 	req.Header.Set(standardwebhooks.HeaderWebhookID, e.ID)
 	req.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(out.At.Unix(), 10))
 	req.Header.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
-	if e.TraceID != "" {
-		req.Header.Set("Traceparent", "00-"+e.TraceID+"-"+spanOf(e.ID)+"-01")
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		req.Header.Set("Traceparent", "00-"+span.TraceID().String()+"-"+span.SpanID().String()+"-"+span.TraceFlags().String())
+	} else if e.TraceID != "" {
+		req.Header.Set("Traceparent", "00-"+e.TraceID+"-"+event.SpanOf(e.ID).String()+"-01")
 	}
 	res, err := ws.client.Do(req)
 	if err != nil {
@@ -288,7 +447,7 @@ func (ws *webhooks) post(ctx context.Context, set WebhookSettings, secrets []hoo
 	}
 	defer res.Body.Close()
 	_, _ = io.CopyN(io.Discard, res.Body, 64<<10) // so that the connection can be used again; its words are of no interest
-	out.Status = res.StatusCode
+	out.Status, out.pause = res.StatusCode, pauseOf(res, out.At)
 	switch {
 	case res.StatusCode >= 200 && res.StatusCode < 300:
 		out.Outcome = "accepted"
@@ -323,13 +482,4 @@ func newSecret() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // it never fails
 	return "whsec_" + base64.StdEncoding.EncodeToString(key)
-}
-
-// spanOf is a span id for a trace, from an event's id.
-func spanOf(id string) string {
-	var sum uint64 = 14695981039346656037 // FNV-1a
-	for i := range len(id) {
-		sum = (sum ^ uint64(id[i])) * 1099511628211
-	}
-	return fmt.Sprintf("%016x", max(sum, 1))
 }

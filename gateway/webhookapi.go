@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -21,7 +23,7 @@ import (
 // hookView is a webhook as it is answered.
 type hookView struct {
 	ID string `json:"id"`
-	WebhookSettings
+	kept
 	Secret string           `json:"secret,omitempty" doc:"The signing key, which is shown only when it is made."`
 	Group  *bus.GroupStatus `json:"group,omitempty" doc:"State, lag and parked keys."`
 }
@@ -75,7 +77,7 @@ func (g *Gateway) webhookRoutes() {
 			c := callerOf(ctx)
 			for _, s := range all {
 				if c.mayAllOf(auth.Subscribe, s.Patterns) {
-					out.Body.Webhooks = append(out.Body.Webhooks, hookView{ID: s.ID, WebhookSettings: s.WebhookSettings})
+					out.Body.Webhooks = append(out.Body.Webhooks, hookView{ID: s.ID, kept: s.kept})
 				}
 			}
 			return out, nil
@@ -86,7 +88,7 @@ func (g *Gateway) webhookRoutes() {
 			if err != nil {
 				return nil, err
 			}
-			out := &hookOut{hookView{ID: s.ID, WebhookSettings: s.WebhookSettings}}
+			out := &hookOut{hookView{ID: s.ID, kept: s.kept}}
 			status, err := g.p.Bus().Group(ctx, webhookGroup+s.ID)
 			if err == nil {
 				out.Body.Group = &status
@@ -129,7 +131,7 @@ func (g *Gateway) webhookRoutes() {
 	type webhookRotateIn struct {
 		ID   string `path:"id" maxLength:"64"`
 		Body struct {
-			GraceHours float64 `json:"graceHours,omitempty" minimum:"0" maximum:"720" default:"24" doc:"How long the former key signs too."`
+			GraceHours *float64 `json:"graceHours,omitempty" minimum:"0" maximum:"720" default:"24" doc:"How long the former keys sign too. 0 when one has become known to others."`
 		}
 	}
 	register(g, huma.Operation{OperationID: "rotate-webhook", Method: http.MethodPost, Path: "/v1/webhooks/{id}/rotate", Tags: tags, Summary: "Make a new signing key",
@@ -138,7 +140,7 @@ func (g *Gateway) webhookRoutes() {
 			if _, err := g.hookFor(ctx, in.ID); err != nil {
 				return nil, err
 			}
-			return g.hooks.rotate(ctx, in.ID, time.Duration(in.Body.GraceHours*float64(time.Hour)))
+			return g.hooks.rotate(ctx, in.ID, time.Duration(*in.Body.GraceHours*float64(time.Hour)))
 		})
 	type webhookTestOut struct{ Body delivery }
 	register(g, huma.Operation{OperationID: "test-webhook", Method: http.MethodPost, Path: "/v1/webhooks/{id}/test", Tags: tags, Summary: "Post a test event and say how it went",
@@ -198,106 +200,125 @@ func (g *Gateway) hookFor(ctx context.Context, id string) (stored, error) {
 	if err != nil {
 		return stored{}, err
 	}
+	c := callerOf(ctx)
 	for _, s := range all {
-		if s.ID == id {
-			return s, g.mayAll(ctx, auth.Subscribe, s.Patterns...)
+		if s.ID == id && c.mayAllOf(auth.Subscribe, s.Patterns) {
+			return s, nil
 		}
 	}
-	if !callerOf(ctx).MayAll(auth.Subscribe, "**") { // who may not see it does not learn whether it exists
+	if !c.MayAll(auth.Subscribe, "**") { // who may not see it does not learn whether it exists
 		return stored{}, g.deny(ctx, auth.Subscribe, "webhook "+id)
 	}
 	return stored{}, notFound("no webhook has this id")
 }
 
 func (ws *webhooks) create(ctx context.Context, id string, set WebhookSettings) (*hookOut, error) {
-	secrets := []hookSecret{{Key: newSecret()}}
-	err := ws.write(ctx, set, id, true, secrets, true)
+	secret := newSecret()
+	s, err := ws.write(ctx, id, true, func(tx *eventstore.Tx, s *stored) error {
+		if s.ID != "" {
+			return conflict("a webhook %s exists", id)
+		}
+		var n int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_groups WHERE grp = $1`, webhookGroup+id).Scan(&n); err != nil {
+			return err
+		}
+		if n > 0 { // its place and its parked keys would be the former one's
+			return conflict("a webhook %s was deleted just now and is not forgotten yet; try again in a few seconds, or choose another id", id)
+		}
+		s.kept, s.secrets = kept{set, callerOf(ctx).Name}, []hookSecret{{Key: secret}}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &hookOut{hookView{ID: id, WebhookSettings: set, Secret: secrets[0].Key}}, ws.load(ctx)
+	return &hookOut{hookView{ID: id, kept: s.kept, Secret: secret}}, ws.load(ctx)
 }
 
 func (ws *webhooks) change(ctx context.Context, id string, set WebhookSettings) (*hookOut, error) {
-	if err := ws.write(ctx, set, id, false, nil, false); err != nil {
+	s, err := ws.write(ctx, id, false, func(_ *eventstore.Tx, s *stored) error {
+		if s.ID == "" {
+			return notFound("no webhook has this id")
+		}
+		s.kept = kept{set, callerOf(ctx).Name}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	return &hookOut{hookView{ID: id, WebhookSettings: set}}, ws.load(ctx)
+	return &hookOut{hookView{ID: id, kept: s.kept}}, ws.load(ctx)
 }
+
+// maxKeys is how many signing keys a webhook has at once; of more, the oldest end early.
+const maxKeys = 5
 
 func (ws *webhooks) rotate(ctx context.Context, id string, grace time.Duration) (*hookOut, error) {
-	all, err := ws.read(ctx)
+	secret := newSecret()
+	s, err := ws.write(ctx, id, true, func(_ *eventstore.Tx, s *stored) error {
+		if s.ID == "" {
+			return notFound("no webhook has this id")
+		}
+		now := time.Now()
+		keys := []hookSecret{{Key: secret}}
+		for _, old := range s.secrets {
+			if end := now.Add(grace); old.Until.IsZero() || old.Until.After(end) {
+				old.Until = end
+			}
+			if old.Until.After(now) && len(keys) < maxKeys {
+				keys = append(keys, old)
+			}
+		}
+		s.secrets = keys
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range all {
-		if s.ID != id {
-			continue
-		}
-		now := time.Now()
-		secrets := []hookSecret{{Key: newSecret()}}
-		for _, old := range s.secrets {
-			if old.Until.IsZero() {
-				old.Until = now.Add(grace)
-			}
-			if old.Until.After(now) {
-				secrets = append(secrets, old)
-			}
-		}
-		if err := ws.write(ctx, s.WebhookSettings, id, false, secrets, true); err != nil {
-			return nil, err
-		}
-		return &hookOut{hookView{ID: id, WebhookSettings: s.WebhookSettings, Secret: secrets[0].Key}}, ws.load(ctx)
-	}
-	return nil, notFound("no webhook has this id")
+	return &hookOut{hookView{ID: id, kept: s.kept, Secret: secret}}, ws.load(ctx)
 }
 
-// write stores a webhook, and the event that tells of it. Nil secrets stay as they are.
-func (ws *webhooks) write(ctx context.Context, set WebhookSettings, id string, isNew bool, secrets []hookSecret, rotated bool) error {
-	settings, err := json.Marshal(set)
-	if err != nil {
-		return err
-	}
-	keys, err := json.Marshal(secrets)
-	if err != nil {
-		return err
-	}
-	u, err := url.Parse(set.URL)
-	if err != nil {
-		return err
-	}
-	u.RawQuery = "" // it may hold a credential
-	told := platform.WebhookRegisteredV1.New(bus.Source, platform.WebhookRegistered{
-		WebhookID: id, URL: u.String(), Patterns: set.Patterns, Actor: callerOf(ctx).Name, KeyRotated: &rotated,
-	})
-	return ws.g.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
-		var n int
-		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_webhooks WHERE id = $1`, id).Scan(&n); err != nil {
-			return err
-		}
-		now := tx.Now().UnixMicro()
+// write changes a webhook, or makes it (its ID is empty then), and stores the event that tells of it.
+func (ws *webhooks) write(ctx context.Context, id string, rotated bool, change func(tx *eventstore.Tx, s *stored) error) (s stored, err error) {
+	err = ws.g.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
+		s = stored{}
+		var settings, keys string
+		err := tx.QueryRowContext(ctx, `SELECT settings, secrets FROM carebus_webhooks WHERE id = $1`, id).Scan(&settings, &keys)
 		switch {
-		case isNew && n > 0:
-			return conflict("a webhook %s exists", id)
-		case isNew:
-			_, err = tx.ExecContext(ctx, `INSERT INTO carebus_webhooks (id, settings, secrets, updated_at) VALUES ($1, $2, $3, $4)`, id, string(settings), string(keys), now)
-		case n == 0:
-			return notFound("no webhook has this id")
-		case secrets == nil:
-			_, err = tx.ExecContext(ctx, `UPDATE carebus_webhooks SET settings = $1, updated_at = $2 WHERE id = $3`, string(settings), now, id)
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return err
 		default:
-			_, err = tx.ExecContext(ctx, `UPDATE carebus_webhooks SET settings = $1, secrets = $2, updated_at = $3 WHERE id = $4`, string(settings), string(keys), now, id)
+			s.ID = id
+			if err := errors.Join(json.Unmarshal([]byte(settings), &s.kept), json.Unmarshal([]byte(keys), &s.secrets)); err != nil {
+				return fmt.Errorf("webhook %s: %w", id, err)
+			}
 		}
-		if err != nil {
+		if err := change(tx, &s); err != nil {
 			return err
 		}
+		text, err1 := json.Marshal(s.kept)
+		keyText, err2 := json.Marshal(s.secrets)
+		u, err3 := url.Parse(s.URL)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_webhooks (id, settings, secrets, updated_at) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (id) DO UPDATE SET settings = excluded.settings, secrets = excluded.secrets, updated_at = excluded.updated_at`, id, string(text), string(keyText), tx.Now().UnixMicro()); err != nil {
+			return err
+		}
+		u.RawQuery = "" // it may hold a credential
+		told := platform.WebhookRegisteredV1.New(bus.Source, platform.WebhookRegistered{
+			WebhookID: id, URL: u.String(), Patterns: s.Patterns, Actor: callerOf(ctx).Name, KeyRotated: &rotated,
+		})
+		told.PartitionKey = id
 		_, err = tx.Append(ctx, "", eventstore.AnyVersion, told)
 		return err
 	})
+	return s, err
 }
 
 func (ws *webhooks) remove(ctx context.Context, id string, a bus.Act) error {
 	told := platform.WebhookRemovedV1.New(bus.Source, platform.WebhookRemoved{WebhookID: id, Reason: a.Reason, Actor: a.Actor})
+	told.PartitionKey = id
 	err := ws.g.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
 		for _, statement := range []string{`DELETE FROM carebus_webhooks WHERE id = $1`, `DELETE FROM carebus_webhook_deliveries WHERE webhook = $1`} {
 			if _, err := tx.ExecContext(ctx, statement, id); err != nil {
@@ -310,11 +331,15 @@ func (ws *webhooks) remove(ctx context.Context, id string, a bus.Act) error {
 	if err != nil {
 		return err
 	}
-	if err := ws.leave(ctx, id); err != nil {
+	ws.loading.Lock()
+	err = ws.leave(ctx, id)
+	ws.log.forget(id)
+	ws.loading.Unlock()
+	if err != nil {
 		return err
 	}
 	err = ws.g.p.Bus().Remove(ctx, webhookGroup+id, a)
-	if errors.Is(err, bus.ErrNoGroup) || errors.Is(err, bus.ErrHasMembers) { // other gateways leave within seconds; what is left is a name
+	if errors.Is(err, bus.ErrNoGroup) || errors.Is(err, bus.ErrHasMembers) { // other gateways leave within seconds, and then sweep
 		return nil
 	}
 	return err

@@ -54,7 +54,11 @@ func (r *runner) call(ctx context.Context, _ string, e event.Of[stepStarted]) (a
 	if err != nil {
 		return answer{}, nil //nolint:nilerror // answered parks the instance for it
 	}
-	take, err := c.call(ctx, CallKey(x.id, e.Payload.Step, e.Payload.Compensating), step, e.Payload.Compensating)
+	var take func(carrier) error
+	err = r.step(ctx, x.runOf(d.plan(), step, e.Payload.Attempt, e.Payload.Compensating, true), func(ctx context.Context) (err error) {
+		take, err = c.call(ctx, CallKey(x.id, e.Payload.Step, e.Payload.Compensating), step, e.Payload.Compensating)
+		return err
+	})
 	return answer{made: true, take: take, err: err}, nil
 }
 

@@ -263,3 +263,43 @@ func Count(ctx context.Context, store *eventstore.Store, name string) (map[int]m
 	})
 	return out, err
 }
+
+// openLimit bounds how many instances of each status CountOpen looks at.
+const openLimit = 10_000
+
+// CountOpen returns how many instances have not come to an end, by saga and status, at a cost that is bounded whatever
+// their number: of each status 10,000 are counted. It is for monitors that ask every few seconds.
+func CountOpen(ctx context.Context, store *eventstore.Store) (map[string]map[Status]int, error) {
+	out := map[string]map[Status]int{}
+	err := view(ctx, store, func(q eventstore.Querier) error {
+		for _, status := range []Status{Running, Compensating, Stuck, Parked} {
+			if err := countOpen(ctx, q, status, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// countOpen reads the index of instances that did not complete.
+func countOpen(ctx context.Context, q eventstore.Querier, status Status, out map[string]map[Status]int) error {
+	rows, err := q.QueryContext(ctx, `SELECT name, COUNT(*) FROM (SELECT name FROM carebus_sagas WHERE status <> 'completed' AND status = $1 LIMIT $2) AS some GROUP BY name`,
+		string(status), openLimit)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			return err
+		}
+		if out[name] == nil {
+			out[name] = map[Status]int{}
+		}
+		out[name][status] = n
+	}
+	return rows.Err()
+}

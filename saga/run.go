@@ -34,7 +34,7 @@ func Register(ctx context.Context, p Platform, sagas ...Saga) error {
 		}
 		r := byName[s.Name()]
 		if r == nil {
-			r = &runner{name: s.Name(), store: p.Store(), defs: map[int]Saga{}}
+			r = &runner{name: s.Name(), store: p.Store(), defs: map[int]Saga{}, hooks: stepHooks(p)}
 			if u, ok := p.(upcaster); ok {
 				r.upcast = u.Upcast
 			}
@@ -80,6 +80,7 @@ type runner struct {
 	timers *timer.Timers
 	defs   map[int]Saga
 	upcast func(event.Event, string) (event.Event, error)
+	hooks  []StepHook
 	pruned atomic.Int64 // when kept events were last thinned out, Unix microseconds
 }
 
@@ -282,7 +283,11 @@ func (t *turn) do(e effect) error {
 		t.news = append(t.news, t.x.tryOf(t.d.plan(), e))
 		return nil
 	}
-	err := t.tx.Savepoint(func() error { return t.c.run(t.ctx, t.tx, e.step, e.undo) })
+	err := t.tx.Savepoint(func() error {
+		return t.r.step(t.ctx, t.x.runOf(t.d.plan(), e.step, e.try, e.undo, false), func(ctx context.Context) error {
+			return t.c.run(ctx, t.tx.WithContext(ctx), e.step, e.undo)
+		})
+	})
 	switch {
 	case err == nil:
 		t.feed(input{op: inDone, step: e.step, undo: e.undo, try: e.try})

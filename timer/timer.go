@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/carebus/carebus/event"
@@ -147,6 +148,36 @@ func (t *Timers) Pending(ctx context.Context, after string, limit int) ([]Timer,
 		return rows.Err()
 	})
 	return out, err
+}
+
+// Stats are what a monitor wants to know of the timers of a store.
+type Stats struct {
+	Pending int       // not fired yet; those beyond 100,000 are not counted
+	Late    int       // of them, due for more than a second; not more than 100,000 either
+	Oldest  time.Time // when the first of the pending ones is, or was, due; zero when there is none
+}
+
+// statsLimit bounds how many timers Stats counts.
+const statsLimit = 100_000
+
+// Stats counts the timers that are to fire, at a cost that is bounded whatever their number. It holds up no writer.
+func (t *Timers) Stats(ctx context.Context) (s Stats, err error) {
+	err = t.store.View(ctx, func(q eventstore.Querier) error {
+		var first sql.NullInt64
+		if err := q.QueryRowContext(ctx, `SELECT MIN(due_at) FROM carebus_timers WHERE error = ''`).Scan(&first); err != nil {
+			return err
+		}
+		if !first.Valid {
+			return nil
+		}
+		s.Oldest = time.UnixMicro(first.Int64).UTC()
+		const count = `SELECT COUNT(*) FROM (SELECT 1 FROM carebus_timers WHERE error = '' AND due_at < $1 LIMIT $2) AS some`
+		if err := q.QueryRowContext(ctx, count, int64(math.MaxInt64), statsLimit).Scan(&s.Pending); err != nil {
+			return err
+		}
+		return q.QueryRowContext(ctx, count, time.Now().Add(-time.Second).UnixMicro(), statsLimit).Scan(&s.Late)
+	})
+	return s, err
 }
 
 // fireAtOnce bounds how many timers fire in one transaction, so that other writers get their turn.

@@ -89,6 +89,7 @@ size matters.`,
 	cmd.Flags().StringVar(&c.dir, "dir", "", "folder for the temporary store (default: the system's)")
 	cmd.Flags().StringVar(&c.only, "only", "", "run only the measures whose name contains this")
 	cmd.Flags().StringVar(&c.cpu, "cpuprofile", "", "write a CPU profile of carebus's measures to this file")
+	cmd.AddCommand(newBenchHTTPCommand(a))
 	return cmd
 }
 

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/adrg/xdg"
@@ -36,6 +37,10 @@ type demoFlags struct {
 	seed     uint64
 	pickup   time.Duration
 	mended   bool
+	stay     bool
+	http     serveFlags
+
+	telemetry telemetryFlags
 }
 
 // demoReport is what `carebus demo -o json` prints.
@@ -52,9 +57,10 @@ type demoReport struct {
 	Audit         audit.Report      `json:"audit"` // of the whole store, earlier runs included
 	Groups        []bus.GroupStatus `json:"groups"`
 	ParkedKeys    int64             `json:"parkedKeys"`
-	Parked        []bus.DeadLetter  `json:"parked"`  // a hundred at most, without error texts
-	Drained       bool              `json:"drained"` // false: broken off, or a group is paused or stopped
-	Explore       []string          `json:"explore"` // commands to go on with
+	Parked        []bus.DeadLetter  `json:"parked"`        // a hundred at most, without error texts
+	Drained       bool              `json:"drained"`       // false: broken off, or a group is paused or stopped
+	Explore       []string          `json:"explore"`       // commands to go on with
+	URL           string            `json:"url,omitempty"` // of the HTTP API, while it is served
 }
 
 func newDemoCommand(a *app) *cobra.Command {
@@ -70,6 +76,9 @@ of: their prescriptions are parked, and everybody else goes on.
 
 It ends by itself, when everything under way is done. Then an auditor, which reads nothing but the store, holds what has
 happened against the rules that must never be broken, and the demo shows how to look around.
+
+A person who watches is also served over HTTP, until they break off: the API is described at /docs. In a script, --stay
+does that, and --listen serves as long as the demo runs.
 
 Without --store it uses a store of its own, carebus-demo.db in the user's data directory. A second demo on the same store
 adds another population. With --mended the prior authorization service knows the plan, and what was parked completes.`,
@@ -89,6 +98,9 @@ adds another population. With --mended the prior authorization service knows the
 			case f.seed > 1<<53:
 				return usagef("--seed %d: give a number up to %d", f.seed, int64(1)<<53)
 			}
+			if !cmd.Flags().Changed("stay") {
+				f.stay = !a.json() && isTerminal(cmd.OutOrStdout())
+			}
 			return a.demo(cmd, f)
 		},
 	}
@@ -98,6 +110,10 @@ adds another population. With --mended the prior authorization service knows the
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "the same seed gives the same patients and prescriptions")
 	cmd.Flags().DurationVar(&f.pickup, "pickup", 5*time.Second, "how long the pharmacy keeps what nobody comes for")
 	cmd.Flags().BoolVar(&f.mended, "mended", false, "the services know the new plan: parked keys complete")
+	cmd.Flags().BoolVar(&f.stay, "stay", false, "go on serving when all is done, until the program is told to end (default: when a person watches)")
+	cmd.Flags().StringVar(&f.http.listen, "listen", defaultListen, "address of the HTTP API; any free port when the default is taken")
+	f.http.add(cmd)
+	f.telemetry.add(cmd, "error", true) // keys that are parked are part of the show; the display tells of them
 	return cmd
 }
 
@@ -110,11 +126,16 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		a.store = "sqlite:" + path
 	}
 	ctx, errw := cmd.Context(), cmd.ErrOrStderr()
-	// Keys that are parked are part of the show; the display tells of them.
-	p, err := a.open(ctx, cmd, &carebus.Options{Logger: slog.New(slog.NewTextHandler(errw, &slog.HandlerOptions{Level: slog.LevelError}))})
+	t, err := f.telemetry.start(ctx, cmd)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	p, err := a.open(ctx, cmd, t.options())
+	if err != nil {
+		return err
+	}
+	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
 	fmt.Fprintln(errw, "store", shown(a.store))
 
@@ -125,26 +146,48 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if err := joinDemo(ctx, p, f); err != nil {
 		return err
 	}
+	ours := p.Bus().Joined() // clients over HTTP may join more, which the demo does not wait for
 	people := simulation.New(f.seed, run, f.patients, true)
 	watch, err := newDemoWatch(ctx, p, errw, people.Prefix+"-")
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
-	drained, err := runDemo(ctx, p, people, f, watch)
-	seconds := time.Since(begin).Seconds()
-	if err != nil {
+	report := demoReport{Store: shown(a.store), Seed: f.seed, Run: run, Patients: f.patients}
+	return whileRunning(ctx, p, watch, func(endShow func()) (err error) {
+		if f.stay || cmd.Flags().Changed("listen") {
+			end, serr := f.serve(ctx, cmd, p, t, &report)
+			if serr != nil {
+				return serr
+			}
+			defer func() { err = errors.Join(err, end()) }()
+		}
+		begin := time.Now()
+		report.Drained, err = runDemo(ctx, p, people, f, ours)
+		report.Seconds = time.Since(begin).Seconds()
+		endShow()
+		if err != nil {
+			return err
+		}
+		if err := a.demoEnds(cmd, p, watch, &report); err != nil {
+			return err
+		}
+		if f.stay && report.Drained {
+			fmt.Fprintf(errw, "\nserving %s until you break off (Ctrl-C)\n", report.URL)
+			<-ctx.Done()
+		}
+		return nil
+	})
+}
+
+// demoEnds audits and tells what was done. It is told also to who has broken off.
+func (a *app) demoEnds(cmd *cobra.Command, p *carebus.Platform, watch *demoWatch, report *demoReport) (err error) {
+	last := context.WithoutCancel(cmd.Context())
+	if err := demoSummary(last, p, watch, report); err != nil {
 		return err
 	}
-	last := context.WithoutCancel(ctx) // the summary is shown also to who has broken off
-	report, err := demoSummary(last, p, watch)
-	if err != nil {
-		return err
-	}
-	report.Store, report.Seed, report.Run, report.Patients, report.Drained = shown(a.store), f.seed, run, f.patients, drained
-	report.Seconds, report.PerSecond = seconds, float64(report.Published)/seconds
-	report.Explore = a.explore(watch, report)
-	if drained {
+	report.PerSecond = float64(report.Published) / report.Seconds
+	report.Explore = a.explore(watch, *report)
+	if report.Drained {
 		if report.Audit, err = audit.Run(last, p, projections()...); err != nil {
 			return err
 		}
@@ -152,12 +195,38 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if a.json() {
 		err = printJSON(cmd.OutOrStdout(), report)
 	} else {
-		err = a.printDemo(cmd.OutOrStdout(), report)
+		err = a.printDemo(cmd.OutOrStdout(), *report)
 	}
 	if n := report.Audit.Violations(); err == nil && n > 0 {
 		err = fmt.Errorf("the audit has found %s; see carebus audit", plural(n, "violation"))
 	}
 	return err
+}
+
+// serve serves the demo's platform over HTTP until end is called.
+func (f *demoFlags) serve(ctx context.Context, cmd *cobra.Command, p *carebus.Platform, t *observed, report *demoReport) (end func() error, err error) {
+	begin := func(flags serveFlags) (func() error, error) {
+		serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+		ready, ended := make(chan string, 1), make(chan error, 1)
+		go func() { ended <- flags.run(serving, p, t, func(url string) { ready <- url }) }()
+		select {
+		case report.URL = <-ready:
+			return func() error { stop(); return <-ended }, nil
+		case err := <-ended:
+			stop()
+			return nil, err
+		}
+	}
+	end, err = begin(f.http)
+	if errors.Is(err, syscall.EADDRINUSE) && !cmd.Flags().Changed("listen") { // another demo, perhaps
+		free := f.http
+		free.listen = "127.0.0.1:0"
+		end, err = begin(free)
+	}
+	if err == nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "serving", report.URL)
+	}
+	return end, err
 }
 
 // joinDemo makes this process a member of every service, and of the world around them.
@@ -208,31 +277,34 @@ func beginDemo(ctx context.Context, p *carebus.Platform, seed uint64) (run int64
 }
 
 // runDemo writes prescriptions for the time asked for while the services react, then lets everything under way be done.
-func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Population, f demoFlags, watch *demoWatch) (drained bool, err error) {
-	return whileRunning(ctx, p, watch, func(ctx context.Context) (bool, error) {
-		if err := errors.Join(people.Admit(ctx, p), people.Deliver(ctx, p, int(f.rate*f.length.Seconds()))); err != nil {
-			return false, err
-		}
-		if err := prescribe(ctx, p, people, f); err != nil {
-			return false, err
-		}
-		return drain(ctx, p)
-	})
+// Who breaks off gets what is done by then.
+func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Population, f demoFlags, groups []string) (drained bool, err error) {
+	err = errors.Join(people.Admit(ctx, p), people.Deliver(ctx, p, int(f.rate*f.length.Seconds())))
+	if err == nil {
+		err = prescribe(ctx, p, people, f)
+	}
+	if err == nil {
+		drained, err = drain(ctx, p, groups)
+	}
+	return drained, stopped(ctx, err)
 }
 
-// whileRunning does something while the services run and are shown. Who breaks off gets what is done by then.
-func whileRunning(ctx context.Context, p *carebus.Platform, watch *demoWatch, do func(ctx context.Context) (bool, error)) (drained bool, err error) {
+// whileRunning does something while the services run. They are shown until endShow is called.
+func whileRunning(ctx context.Context, p *carebus.Platform, watch *demoWatch, do func(endShow func()) error) error {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 2)
-	go func() { ended <- p.Run(working) }()
-	go func() { ended <- watch.run(working) }()
-	defer func() {
-		stop()
-		err = errors.Join(err, <-ended, <-ended)
-		watch.clear()
-	}()
-	drained, err = do(ctx)
-	return drained, stopped(ctx, err)
+	showing, hide := context.WithCancel(working)
+	ran, shown := make(chan error, 1), make(chan error, 1)
+	go func() { ran <- p.Run(working) }()
+	go func() { shown <- watch.run(showing) }()
+	endShow := sync.OnceValue(func() error {
+		hide()
+		defer watch.clear()
+		return <-shown
+	})
+	err := do(func() { _ = endShow() }) // its error is told below
+	err = errors.Join(err, endShow())
+	stop()
+	return errors.Join(err, <-ran)
 }
 
 // stopped is err, unless a person has broken off.
@@ -268,7 +340,7 @@ func prescribe(ctx context.Context, p *carebus.Platform, people *simulation.Popu
 
 // drain waits until nothing is under way: no group behind, no saga at work, and nothing stored while it was looked. A group
 // that a person has paused, or that has stopped itself, is not waited for; the answer is false then.
-func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
+func drain(ctx context.Context, p *carebus.Platform, groups []string) (bool, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -277,7 +349,7 @@ func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 			return false, err
 		}
 		idle, all := true, true
-		for _, name := range p.Bus().Joined() {
+		for _, name := range groups {
 			g, err := p.Bus().Group(ctx, name)
 			if err != nil && !errors.Is(err, bus.ErrNoGroup) { // it has not taken its first look yet
 				return false, err
@@ -310,10 +382,10 @@ func drain(ctx context.Context, p *carebus.Platform) (bool, error) {
 	}
 }
 
-func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch) (demoReport, error) {
-	r := demoReport{Events: map[string]int64{}, Groups: []bus.GroupStatus{}, Parked: []bus.DeadLetter{}}
+func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, r *demoReport) error {
+	r.Events, r.Groups, r.Parked = map[string]int64{}, []bus.GroupStatus{}, []bus.DeadLetter{}
 	if err := watch.catchUp(ctx); err != nil { // what was stored since the last look
-		return r, err
+		return err
 	}
 	for eventType, n := range watch.types {
 		r.Events[eventType] = n
@@ -326,13 +398,13 @@ func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch) (de
 			continue
 		}
 		if err != nil {
-			return r, err
+			return err
 		}
 		r.Groups = append(r.Groups, g)
 		r.ParkedKeys += g.ParkedKeys
 		letters, err := p.Bus().DeadLetters(ctx, bus.Filter{Group: name}, 100-len(r.Parked))
 		if err != nil {
-			return r, err
+			return err
 		}
 		for _, d := range letters {
 			mask(p.Registry(), &d, false)
@@ -342,7 +414,7 @@ func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch) (de
 			break
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // explore are commands to go on with, ready to be pasted.
@@ -359,6 +431,9 @@ func (a *app) explore(watch *demoWatch, r demoReport) []string {
 		d := r.Parked[0]
 		out = append(out, "carebus dlq list", fmt.Sprintf("carebus dlq show %s %s", d.Group, d.Key), "carebus flow "+d.EventID,
 			"carebus demo --mended --for 2s   # the service learns of the plan: what is parked completes")
+	}
+	if r.URL != "" {
+		out = append(out, "curl '"+r.URL+"/v1/events?type=priorauth.**&limit=3'", "curl -N '"+r.URL+"/v1/live?type=**&from=beginning'")
 	}
 	return append(out, "carebus audit")
 }

@@ -137,7 +137,11 @@ func (a *app) react(cmd *cobra.Command, p *carebus.Platform, pickup time.Duratio
 	if err != nil {
 		return err
 	}
-	drained, err := whileRunning(ctx, p, watch, func(ctx context.Context) (bool, error) { return drain(ctx, p) })
+	drained := false
+	err = whileRunning(ctx, p, watch, func(func()) (err error) {
+		drained, err = drain(ctx, p, p.Bus().Joined())
+		return stopped(ctx, err)
+	})
 	switch {
 	case err != nil:
 		return err

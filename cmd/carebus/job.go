@@ -83,14 +83,15 @@ func newJobShowCommand(a *app) *cobra.Command {
 }
 
 func newJobCancelCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "cancel JOB",
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "cancel JOB --reason WHY",
 		Short: "Take back what a job has not done yet",
 		Long:  "Takes back what a job has not done yet. Keys that were not tried wait for their next try as before.",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd, nil, func(ctx context.Context, p *carebus.Platform) error {
-				if err := p.Bus().CancelJob(ctx, args[0]); err != nil {
+				if err := p.Bus().CancelJob(ctx, args[0], bus.Act{Actor: actor(), Reason: reason}); err != nil {
 					return err
 				}
 				j, err := p.Bus().Job(ctx, args[0])
@@ -102,6 +103,9 @@ func newJobCancelCommand(a *app) *cobra.Command {
 		},
 		ValidArgsFunction: completeOne(a.completeStored(jobNames)),
 	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
+	_ = cmd.MarkFlagRequired("reason")
+	return cmd
 }
 
 func (a *app) printJob(cmd *cobra.Command, j bus.Job) error {

@@ -49,6 +49,7 @@ var services = map[string]func(ctx context.Context, p *carebus.Platform) error{
 func serviceNames() []string { return slices.Sorted(maps.Keys(services)) }
 
 func newRunCommand(a *app) *cobra.Command {
+	var f telemetryFlags
 	cmd := &cobra.Command{
 		Use:   "run [SERVICE...]",
 		Short: "Run reference services in this process, until it is told to stop",
@@ -56,7 +57,7 @@ func newRunCommand(a *app) *cobra.Command {
 Without a name it runs all of them. Ctrl-C, or a termination signal, lets what is under way finish and commit.`,
 		Example: `carebus run
   carebus run payer priorauth`,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if len(args) == 0 {
 				args = serviceNames()
 			}
@@ -65,7 +66,13 @@ Without a name it runs all of them. Ctrl-C, or a termination signal, lets what i
 					return usagef("no service %s; there are %s", name, strings.Join(serviceNames(), ", "))
 				}
 			}
-			return a.with(cmd, nil, func(ctx context.Context, p *carebus.Platform) error {
+			t, err := f.start(cmd.Context(), cmd)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, t.stop()) }()
+			return a.with(cmd, t.options(), func(ctx context.Context, p *carebus.Platform) error {
+				t.Watch(p)
 				var errs []error
 				for _, name := range slices.Compact(slices.Sorted(slices.Values(args))) {
 					errs = append(errs, services[name](ctx, p))
@@ -81,5 +88,6 @@ Without a name it runs all of them. Ctrl-C, or a termination signal, lets what i
 			return serviceNames(), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
+	f.add(cmd, "warn", false)
 	return cmd
 }

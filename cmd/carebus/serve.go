@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -19,6 +18,8 @@ import (
 	"github.com/carebus/carebus/gateway"
 )
 
+const defaultListen = "127.0.0.1:8080"
+
 // serveFlags of the commands that serve HTTP.
 type serveFlags struct {
 	listen             string
@@ -26,6 +27,7 @@ type serveFlags struct {
 	cert, key, clients string
 	hooksTo            []string
 	services           bool
+	telemetry          telemetryFlags
 }
 
 func (f *serveFlags) add(cmd *cobra.Command) {
@@ -51,18 +53,24 @@ With --services the reference services run in this process too.`,
 			return a.serve(cmd.Context(), cmd, f)
 		},
 	}
-	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8080", "address to listen at")
+	cmd.Flags().StringVar(&f.listen, "listen", defaultListen, "address to listen at")
 	cmd.Flags().BoolVar(&f.services, "services", false, "run the reference services too")
 	f.add(cmd)
+	f.telemetry.add(cmd, "info", true)
 	return cmd
 }
 
 func (a *app) serve(ctx context.Context, cmd *cobra.Command, f serveFlags) (err error) {
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelInfo}))
-	p, err := a.open(ctx, cmd, &carebus.Options{Logger: log})
+	t, err := f.telemetry.start(ctx, cmd)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	p, err := a.open(ctx, cmd, t.options())
+	if err != nil {
+		return err
+	}
+	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
 	if f.services {
 		for _, join := range services {
@@ -74,14 +82,14 @@ func (a *app) serve(ctx context.Context, cmd *cobra.Command, f serveFlags) (err 
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ran := make(chan error, 1)
 	go func() { ran <- p.Run(working) }()
-	err = f.run(ctx, p, log, func(url string) { fmt.Fprintln(cmd.ErrOrStderr(), "serving", url) })
+	err = f.run(ctx, p, t, func(url string) { fmt.Fprintln(cmd.ErrOrStderr(), "serving", url) })
 	stop()
 	return errors.Join(err, <-ran)
 }
 
 // run serves a platform until ctx ends. ready is told the address.
-func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Logger, ready func(url string)) error {
-	o := gateway.Options{States: states(), Logger: log}
+func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, t *observed, ready func(url string)) error {
+	o := gateway.Options{States: states(), Mount: t.mount(), Logger: t.log}
 	for _, text := range f.hooksTo {
 		network, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -114,7 +122,7 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, log *slog.Log
 		scheme = "https"
 	}
 	ready(scheme + "://" + l.Addr().String())
-	return gateway.Serve(ctx, l, g, &gateway.ServeOptions{TLS: config, Logger: log})
+	return gateway.Serve(ctx, l, g, &gateway.ServeOptions{TLS: config, Logger: t.log})
 }
 
 // tls is nil for plain HTTP. The certificate is read anew when its file has changed, so that it can be renewed.

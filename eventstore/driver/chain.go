@@ -22,7 +22,7 @@ func (e *ConflictError) Error() string {
 func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 
 // ContentDigest is the SHA-256 of what the producer said: every envelope member and the payload bytes, each preceded by
-// its length so that no two contents share an encoding. Two events with equal digests are the same event.
+// its length so that no two contents share an encoding. Two events with equal digests are the same event; see also SameContent.
 func ContentDigest(e *event.Event) [32]byte {
 	h := sha256.New()
 	var n [8]byte
@@ -47,6 +47,17 @@ func ContentDigest(e *event.Event) [32]byte {
 	var d [32]byte
 	h.Sum(d[:0])
 	return d
+}
+
+// SameContent reports whether two events with one id say the same: an event that is published again is known by it. The trace
+// may differ. It is no part of the fact, but of the way by which it came, and each try of a publication has another one.
+func SameContent(a, b *event.Event) bool {
+	if a.TraceID == b.TraceID {
+		return ContentDigest(a) == ContentDigest(b)
+	}
+	c := *b
+	c.TraceID = a.TraceID
+	return ContentDigest(a) == ContentDigest(&c)
 }
 
 // Chain is the hash of a record: it depends on its content, on its place, and, through prev, on every record before it

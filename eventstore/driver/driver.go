@@ -221,6 +221,12 @@ type Driver interface {
 	Close() error
 }
 
+// Sizer is an engine that knows how much room it takes.
+type Sizer interface {
+	// Size returns bytes by what they are for, such as "data" and "wal".
+	Size(ctx context.Context) (map[string]int64, error)
+}
+
 // Fault is one contradiction that Verify found.
 type Fault struct {
 	Partition int    `json:"partition"`

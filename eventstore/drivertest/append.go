@@ -177,6 +177,16 @@ func testDuplicates(_ *testing.T, s *suite) {
 	if twice[0].Duplicate || !twice[1].Duplicate || twice[0].Offset != twice[1].Offset {
 		s.Errorf("one event twice in one append: %+v; want it stored once", twice)
 	}
+	for _, id := range []string{"", "00f067aa0ba902b700f067aa0ba902b7"} { // each try of a publication has a trace of its own
+		traced := made("a", "key")
+		traced.TraceID = id
+		if r := s.append(d, "", driver.AnyVersion, traced); !r[0].Duplicate {
+			s.Errorf("a known event in another trace: %+v; want it known, and stored once", r)
+		}
+		if got, err := d.Get(s.Context(), "a"); err != nil || got.TraceID != a.TraceID {
+			s.Errorf("the trace that was stored is %q now, %v; want the first one, %q", got.TraceID, err, a.TraceID)
+		}
+	}
 	other := made("a", "key")
 	other.Payload = json.RawMessage(`{"id":"another"}`)
 	bad := unit("", driver.AnyVersion, made("e", "key"), other)

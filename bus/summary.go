@@ -1,0 +1,127 @@
+package bus
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carebus/carebus/eventstore"
+)
+
+// GroupSummary is what a monitor wants to know of a group.
+type GroupSummary struct {
+	Name    string
+	State   string // running, paused, stopped
+	Members int
+	Lag     int64     // events stored and not yet looked at
+	Oldest  time.Time // when the first of them was recorded; zero when there is none
+	Parked  map[Class]ParkedCount
+}
+
+// ParkedCount counts parked keys and the events that wait behind them.
+type ParkedCount struct{ Keys, Events int64 }
+
+// summaryParked bounds how many parked keys a summary looks at.
+const summaryParked = 100_000
+
+// Summary reports on every group of the store, by name, at a cost that does not grow with the log: it is for monitors that
+// ask every few seconds. It holds up no writer. Of more than 100,000 parked keys the rest is not counted.
+func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
+	byName := map[string]*GroupSummary{}
+	next := map[string]map[int]int64{}
+	err := b.store.View(ctx, func(q eventstore.Querier) error {
+		err := eachRow(ctx, q, func(rows *sql.Rows) error {
+			g := &GroupSummary{Parked: map[Class]ParkedCount{}}
+			if err := rows.Scan(&g.Name, &g.State); err != nil {
+				return err
+			}
+			byName[g.Name], next[g.Name] = g, map[int]int64{}
+			return nil
+		}, `SELECT grp, state FROM carebus_groups`)
+		if err != nil {
+			return err
+		}
+		err = eachRow(ctx, q, func(rows *sql.Rows) error {
+			var name string
+			var part int
+			var at int64
+			if err := rows.Scan(&name, &part, &at); err != nil {
+				return err
+			}
+			if next[name] != nil {
+				next[name][part] = at
+			}
+			return nil
+		}, `SELECT grp, part, next FROM carebus_checkpoints`)
+		if err != nil {
+			return err
+		}
+		err = eachRow(ctx, q, func(rows *sql.Rows) error {
+			var name string
+			var n int
+			if err := rows.Scan(&name, &n); err != nil {
+				return err
+			}
+			if g := byName[name]; g != nil {
+				g.Members = n
+			}
+			return nil
+		}, `SELECT grp, COUNT(*) FROM carebus_members WHERE expires_at > $1 GROUP BY grp`, time.Now().UnixMicro())
+		if err != nil {
+			return err
+		}
+		return eachRow(ctx, q, func(rows *sql.Rows) error {
+			var name string
+			var class Class
+			var n ParkedCount
+			if err := rows.Scan(&name, &class, &n.Keys, &n.Events); err != nil {
+				return err
+			}
+			if g := byName[name]; g != nil {
+				g.Parked[class] = n
+			}
+			return nil
+		}, `SELECT grp, class, COUNT(*), SUM(count) FROM (SELECT grp, class, count FROM carebus_parked LIMIT $1) AS some GROUP BY grp, class`, summaryParked)
+	})
+	if err != nil {
+		return nil, err
+	}
+	// After the snapshot, so that a head is never below a checkpoint.
+	heads, err := b.store.Heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]GroupSummary, 0, len(byName))
+	type place struct {
+		part int
+		at   int64
+	}
+	seen := map[place]time.Time{} // groups are often at the same one
+	for name, g := range byName {
+		for part, at := range next[name] {
+			if part >= len(heads) || at >= heads[part] {
+				continue
+			}
+			g.Lag += heads[part] - at
+			recorded, ok := seen[place{part, at}]
+			if !ok {
+				batch, err := b.store.Partition(ctx, eventstore.PartitionQuery{Partition: part, From: at, Limit: 1})
+				if err != nil {
+					return nil, err
+				}
+				if len(batch.Records) > 0 {
+					recorded = batch.Records[0].RecordedAt
+				}
+				seen[place{part, at}] = recorded
+			}
+			if !recorded.IsZero() && (g.Oldest.IsZero() || recorded.Before(g.Oldest)) {
+				g.Oldest = recorded
+			}
+		}
+		out = append(out, *g)
+	}
+	slices.SortFunc(out, func(a, b GroupSummary) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
