@@ -267,7 +267,7 @@ func settled(t *testing.T, s *eventstore.Store, l *ledger) {
 	if types["test.thing.done"] != total || total == 0 || r.Events < total {
 		t.Errorf("the streams hold %d events, the log %d, verify saw %d in all", total, types["test.thing.done"], r.Events)
 	}
-	t.Logf("%d events, %d acknowledged", total, l.total.Load())
+	t.Logf("%d events acknowledged; stored: %v", l.total.Load(), types)
 }
 
 func rounds(short, long int) int {
