@@ -20,6 +20,7 @@ type group struct {
 	large  bool
 
 	ran     bool // a unit's function has begun
+	unit    bool // a unit's function is running
 	wrote   bool // a function's statement may have changed something
 	void    bool // the only unit failed: roll back
 	alone   bool // the unit has no savepoint, the transaction is its own
@@ -134,6 +135,11 @@ const (
 func (w *writer) look(names, ids []string) error {
 	if len(names) == 0 && len(ids) == 0 {
 		return nil
+	}
+	if w.group.unit { // a look-up that fails is the unit's failure
+		if err := w.statement(); err != nil {
+			return err
+		}
 	}
 	w.arm()
 	b := &pgx.Batch{}
@@ -305,7 +311,9 @@ func (t *tx) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 	text, from := streamRange(q)
 	var out []driver.Record
 	if int64(len(own)) < s.version {
-		w.arm()
+		if err := t.begin(ctx); err != nil {
+			return nil, err
+		}
 		rows, err := w.pg.Query(context.Background(), `SELECT `+named+` WHERE e.stream = $1 AND e.version `+text+` LIMIT $3`, s.id, from, q.Limit)
 		if err == nil {
 			out, err = namedRecords(rows)

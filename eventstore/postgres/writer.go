@@ -348,7 +348,9 @@ func (w *writer) unit(u *driver.Unit, alone bool) error {
 	g := &w.group
 	g.point, g.failed, g.alone, g.defines = false, nil, alone, false
 	m := w.mark()
+	g.unit = true
 	err := u.Run(&tx{w: w})
+	g.unit = false
 	if err == nil {
 		err = w.swallowed()
 	}
@@ -491,8 +493,13 @@ func (t *tx) begin(ctx context.Context) error {
 	return nil
 }
 
+// failed names the error of a statement. What the server says of every statement after the first that failed tells nothing:
+// the first error is told instead.
 func (t *tx) failed(err error) error {
-	err = mapError(err)
+	var se *serverError
+	if err = mapError(err); errors.As(err, &se) && se.code == "25P02" && t.w.group.failed != nil {
+		return fmt.Errorf("a statement of the transaction failed before: %w", t.w.group.failed)
+	}
 	if err != nil && t.w.group.failed == nil {
 		t.w.group.failed = err
 	}
@@ -514,7 +521,7 @@ func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 		for _, r := range rs {
 			n = r.CommandTag.RowsAffected()
 		}
-		return rowsAffected(n), mapError(err)
+		return rowsAffected(n), t.failed(err)
 	}
 	tag, err := t.w.pg.Exec(context.Background(), query, args...)
 	return rowsAffected(tag.RowsAffected()), t.failed(err)
