@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -114,6 +116,9 @@ func (w *writer) prefetch(units []*driver.Unit) error {
 		if u.Run != nil {
 			continue
 		}
+		if storable(u.Append) != nil {
+			continue
+		}
 		if _, ok := w.streams[u.Append.Stream]; !ok && u.Append.Stream != "" {
 			names = append(names, u.Append.Stream)
 		}
@@ -187,8 +192,31 @@ func (w *writer) stream(name string) (stream, error) {
 	return w.streams[name], err
 }
 
+// storable refuses what the server cannot store as text: a NUL, or what is not UTF-8. It would fail the whole group.
+func storable(a driver.Append) error {
+	if !isText(a.Stream) {
+		return fmt.Errorf("the name of a stream: %w", errText)
+	}
+	for i := range a.Events {
+		e := &a.Events[i]
+		for _, s := range [...]string{e.ID, e.Type, e.Source, e.CorrelationID, e.CausationID, e.Version, e.TraceID, e.PartitionKey} {
+			if !isText(s) {
+				return fmt.Errorf("the envelope of an event: %w", errText)
+			}
+		}
+	}
+	return nil
+}
+
+var errText = errors.New("a NUL character, or bytes that are not UTF-8, cannot be stored; leave them out")
+
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
 // append checks an append wholly, then takes its events into the group.
 func (w *writer) append(a driver.Append, packed [][]byte) ([]driver.Receipt, error) {
+	if err := storable(a); err != nil {
+		return nil, err
+	}
 	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
 	if err != nil {
 		return nil, err
@@ -292,6 +320,9 @@ func (t *tx) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 	w := t.w
 	if !w.alive() {
 		return nil, fmt.Errorf("%w: the connection was lost in the transaction", driver.ErrUnavailable)
+	}
+	if !isText(q.Stream) {
+		return nil, fmt.Errorf("stream %q: %w", q.Stream, driver.ErrNotFound)
 	}
 	s, err := w.stream(q.Stream)
 	if err != nil {

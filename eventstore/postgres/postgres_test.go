@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -286,5 +287,93 @@ func TestTextComparesByBytes(t *testing.T) {
 	}
 	if fmt.Sprint(got) != "[A B _ a b é]" {
 		t.Errorf("ordered as %v", got)
+	}
+}
+
+// TestOpenedByManyAtOnce: processes that start together make one store, and its schema.
+func TestOpenedByManyAtOnce(t *testing.T) {
+	address := storetest.Postgres(t)
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		wg.Go(func() {
+			d, err := postgres.Open(context.Background(), address, &postgres.Options{Connections: 1})
+			if err == nil {
+				_, err = d.Commit(context.Background(), []*driver.Unit{{Append: driver.Append{Expected: driver.AnyVersion, Events: []event.Event{made(fmt.Sprint(i), "k")}}}})
+				err = errors.Join(err, d.Close())
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, address, nil)
+	if r, err := s.Verify(t.Context(), nil); err != nil || r.Events != int64(len(errs)) || r.FaultCount > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestDurableWhateverTheServerSays: a server that acknowledges too early is told of, and set right for what carebus commits.
+func TestDurableWhateverTheServerSays(t *testing.T) {
+	address := storetest.Postgres(t) + "&synchronous_commit=off"
+	var log strings.Builder
+	d, err := postgres.Open(t.Context(), address, &postgres.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if !strings.Contains(log.String(), "synchronous_commit") {
+		t.Errorf("the log says %q; want a warning", log.String())
+	}
+	var setting string
+	u := &driver.Unit{Ctx: t.Context(), Run: func(tx driver.Tx) error {
+		return tx.QueryRowContext(context.Background(), `SELECT current_setting('synchronous_commit')`).Scan(&setting)
+	}}
+	if _, err := d.Commit(t.Context(), []*driver.Unit{u}); err != nil || u.Err != nil || setting != "on" {
+		t.Errorf("a transaction has synchronous_commit = %s (%v, %v), want on", setting, err, u.Err)
+	}
+}
+
+// TestFormats: a schema of something else, and a store of a newer program, are left untouched.
+func TestFormats(t *testing.T) {
+	address := storetest.Postgres(t)
+	open(t, address, nil)
+	sql(t, address, `UPDATE carebus_meta SET value = '99' WHERE name = 'format'`)
+	if _, err := postgres.Open(t.Context(), address, nil); !errors.Is(err, driver.ErrFormat) {
+		t.Errorf("a newer format: %v; want ErrFormat", err)
+	}
+	sql(t, address, `DROP TABLE carebus_meta`)
+	if _, err := postgres.Open(t.Context(), address, nil); !errors.Is(err, driver.ErrFormat) {
+		t.Errorf("tables of something else: %v; want ErrFormat", err)
+	}
+}
+
+// TestWhatTheServerCannotStore: a NUL or bytes that are not UTF-8 are refused alone, and nothing is found by them.
+func TestWhatTheServerCannotStore(t *testing.T) {
+	d, err := postgres.Open(t.Context(), storetest.Postgres(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for i, bad := range []string{"nul \x00", "\xff\xfe"} {
+		good := &driver.Unit{Append: driver.Append{Expected: driver.AnyVersion, Events: []event.Event{made(fmt.Sprint("good", i), "k")}}}
+		stream := &driver.Unit{Append: driver.Append{Stream: bad, Expected: driver.AnyVersion, Events: []event.Event{made("in a bad stream", "k")}}}
+		key := &driver.Unit{Append: driver.Append{Expected: driver.AnyVersion, Events: []event.Event{made("with a bad key", bad)}}}
+		if _, err := d.Commit(t.Context(), []*driver.Unit{stream, good, key}); err != nil || good.Err != nil || stream.Err == nil || key.Err == nil {
+			t.Errorf("%q: %v, %v, %v, %v; want the good unit stored and the others refused", bad, err, good.Err, stream.Err, key.Err)
+		}
+		_, err1 := d.Get(t.Context(), bad)
+		_, err2 := d.Stream(t.Context(), driver.StreamQuery{Stream: bad, From: 1, Limit: 1})
+		v, err3 := d.StreamVersion(t.Context(), bad)
+		streams, err4 := d.Streams(t.Context(), bad, "", 1)
+		flow, err5 := d.Correlation(t.Context(), bad, time.Time{}, 1)
+		typed, err6 := d.Type(t.Context(), driver.TypeQuery{Type: bad, Limit: 1})
+		b, err7 := d.Partition(t.Context(), driver.PartitionQuery{Partition: driver.PartitionOf("k", 12), Key: bad, Limit: 10})
+		if !errors.Is(err1, driver.ErrNotFound) || !errors.Is(err2, driver.ErrNotFound) || errors.Join(err3, err4, err5, err6, err7) != nil ||
+			v != 0 || len(streams)+len(flow)+len(typed)+len(b.Records) != 0 || b.Next != int64(i)+1 {
+			t.Errorf("%q: %v, %v, %d, %v, %v, %v, %+v, %v", bad, err1, err2, v, streams, flow, typed, b, errors.Join(err3, err4, err5, err6, err7))
+		}
 	}
 }

@@ -60,6 +60,10 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 	if q.To > 0 {
 		window = q.To
 	}
+	if !isText(q.Key) {
+		q.Match = func(string) bool { return false } // nothing has such a key, and the server would not be asked for it
+		q.Key = ""
+	}
 	filtered := q.Match != nil || q.Key != ""
 	where := ""
 	var ids []int64
@@ -251,6 +255,9 @@ const getText = `SELECT ` + named + ` WHERE e.id = $1`
 
 // Get returns one event.
 func (d *DB) Get(ctx context.Context, eventID string) (driver.Record, error) {
+	if !isText(eventID) {
+		return driver.Record{}, fmt.Errorf("event %q: %w", eventID, driver.ErrNotFound)
+	}
 	rs, err := d.query(ctx, getText, eventID)
 	if err != nil {
 		return driver.Record{}, err
@@ -275,6 +282,9 @@ func streamRange(q driver.StreamQuery) (text string, from int64) {
 
 // Stream reads the history of a stream.
 func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record, error) {
+	if !isText(q.Stream) {
+		return nil, fmt.Errorf("stream %q: %w", q.Stream, driver.ErrNotFound)
+	}
 	text, from := streamRange(q)
 	rows, err := d.readers.Query(ctx, `SELECT `+streamColumns+` FROM carebus_events e WHERE e.stream = (SELECT id FROM carebus_streams WHERE name = $1) AND e.version `+text+` LIMIT $3`, q.Stream, from, q.Limit)
 	if err != nil {
@@ -298,6 +308,9 @@ func (d *DB) Stream(ctx context.Context, q driver.StreamQuery) ([]driver.Record,
 
 // StreamVersion returns the number of events in a stream.
 func (d *DB) StreamVersion(ctx context.Context, stream string) (int64, error) {
+	if !isText(stream) {
+		return 0, nil
+	}
 	var v int64
 	err := d.readers.QueryRow(ctx, `SELECT COALESCE(MAX(version), 0) FROM carebus_events WHERE stream = (SELECT id FROM carebus_streams WHERE name = $1)`, stream).Scan(&v)
 	return v, d.readError(err)
@@ -305,6 +318,9 @@ func (d *DB) StreamVersion(ctx context.Context, stream string) (int64, error) {
 
 // Streams lists stream names.
 func (d *DB) Streams(ctx context.Context, prefix, after string, limit int) ([]string, error) {
+	if !isText(prefix) || !isText(after) {
+		return []string{}, nil
+	}
 	rows, err := d.readers.Query(ctx, `SELECT name FROM carebus_streams WHERE name >= $1 AND name > $2 AND starts_with(name, $1) ORDER BY name LIMIT $3`, prefix, after, limit)
 	if err != nil {
 		return nil, d.readError(err)
@@ -317,6 +333,9 @@ const correlationText = `SELECT ` + named + ` WHERE e.correlation = $1 AND e.rec
 
 // Correlation reads a flow.
 func (d *DB) Correlation(ctx context.Context, id string, after time.Time, limit int) ([]driver.Record, error) {
+	if !isText(id) {
+		return []driver.Record{}, nil
+	}
 	from := int64(-1 << 62)
 	if !after.IsZero() {
 		from = after.UnixMicro()
@@ -331,6 +350,9 @@ const (
 
 // Type reads events of one type by timestamp.
 func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, error) {
+	if !isText(q.Type) {
+		return []driver.Record{}, nil
+	}
 	from, to := int64(-1<<62), int64(1<<62)
 	if !q.From.IsZero() {
 		from = q.From.UnixMilli()
