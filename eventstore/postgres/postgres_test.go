@@ -377,3 +377,33 @@ func TestWhatTheServerCannotStore(t *testing.T) {
 		}
 	}
 }
+
+// TestIndexesAreChecked: where amcheck is installed the server itself compares indexes with their table.
+func TestIndexesAreChecked(t *testing.T) {
+	address := storetest.Postgres(t)
+	s := open(t, address, nil)
+	if _, err := s.Append(t.Context(), "s", eventstore.NoStream, made("1", "k")); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, os.Getenv("CAREBUS_TEST_POSTGRES"), `CREATE EXTENSION IF NOT EXISTS amcheck`) // it stays: others may be using it
+	faults := func() int64 {
+		t.Helper()
+		r, err := s.Verify(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range r.Faults {
+			if f.Rule != "index" || !strings.Contains(f.Detail, "carebus_events_type") {
+				t.Errorf("%+v", f)
+			}
+		}
+		return r.FaultCount
+	}
+	if n := faults(); n != 0 {
+		t.Errorf("%d faults in a store that nobody has damaged", n)
+	}
+	sql(t, address, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'carebus_events_type'::regclass`)
+	if n := faults(); n != 1 {
+		t.Errorf("%d faults with one index that is not valid; want 1", n)
+	}
+}

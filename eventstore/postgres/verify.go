@@ -22,6 +22,11 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 		return d.readError(err)
 	}
 	defer c.Release()
+	if partition == 0 {
+		if err := verifyIndexes(ctx, c.Conn(), fault); err != nil {
+			return d.readError(err)
+		}
+	}
 	// Of one moment, so that what the walk counts and what is counted agree.
 	tx, err := c.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
@@ -126,18 +131,35 @@ func verifyShared(ctx context.Context, tx pgx.Tx, partitions int, fault func(dri
 	if rows != total {
 		fault(driver.Fault{Rule: "count", Detail: fmt.Sprintf("the table has %d rows, the partitions end at %d", rows, total)})
 	}
-	return verifyIndexes(ctx, tx, fault)
+	return nil
 }
 
-// verifyIndexes asks the server to compare every index of the store with its table, where it can.
-func verifyIndexes(ctx context.Context, tx pgx.Tx, fault func(driver.Fault)) error {
-	var can bool
-	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'amcheck') AND NOT pg_is_in_recovery()
-		AND COALESCE(has_function_privilege(to_regprocedure('bt_index_check(regclass, boolean)'), 'EXECUTE'), false)`).Scan(&can); err != nil || !can {
+// verifyIndexes asks the server to compare every index of the store with its table, where it can. It does so in a
+// transaction of its own: the server checks no index by a snapshot that is older than the index.
+func verifyIndexes(ctx context.Context, c *pgx.Conn, fault func(driver.Fault)) error {
+	var schema string
+	err := c.QueryRow(ctx, `SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck' AND NOT pg_is_in_recovery()`).Scan(&schema)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, `SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_am a ON a.oid = (SELECT relam FROM pg_class WHERE oid = i.indexrelid)
-		WHERE c.relnamespace = current_schema()::regnamespace AND c.relname IN ('carebus_events', 'carebus_streams', 'carebus_types', 'carebus_origins') AND a.amname = 'btree'`)
+	function := pgx.Identifier{schema, "bt_index_check"}.Sanitize()
+	var may bool
+	if err := c.QueryRow(ctx, `SELECT has_function_privilege($1, 'EXECUTE')`, function+`(regclass, boolean)`).Scan(&may); err != nil || !may {
+		return err
+	}
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, `SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+		WHERE c.relnamespace = current_schema()::regnamespace AND c.relname IN ('carebus_events', 'carebus_streams', 'carebus_types', 'carebus_origins')`)
 	if err != nil {
 		return err
 	}
@@ -145,17 +167,18 @@ func verifyIndexes(ctx context.Context, tx pgx.Tx, fault func(driver.Fault)) err
 	if err != nil {
 		return err
 	}
+	check := `SELECT ` + function + `($1::text::regclass, true)`
 	for _, index := range indexes {
 		inner, err := tx.Begin(ctx) // a savepoint: a fault is an error of the statement
 		if err != nil {
 			return err
 		}
-		_, err = inner.Exec(ctx, `SELECT bt_index_check($1::text::regclass, true)`, index)
-		if err = errors.Join(err, inner.Rollback(ctx)); err != nil {
-			if tx.Conn().IsClosed() {
-				return err
-			}
-			fault(driver.Fault{Rule: "index", Detail: fmt.Sprintf("index %s: %v", index, clean(err))})
+		_, err = inner.Exec(ctx, check, index)
+		if rerr := inner.Rollback(ctx); rerr != nil {
+			return errors.Join(err, rerr)
+		}
+		if err != nil {
+			fault(driver.Fault{Rule: "index", Detail: fmt.Sprintf("index %s: %v; REINDEX INDEX %s", index, clean(err), index)})
 		}
 	}
 	return nil

@@ -61,14 +61,6 @@ func Name(t testing.TB, path string) string {
 // dropped are the schemas of paths that a test will drop: the first one that has named the path.
 var dropped sync.Map
 
-// SQLite skips a test of what only SQLite has when the tests run on another engine. why is told.
-func SQLite(t testing.TB, why string) {
-	t.Helper()
-	if Engine() != "sqlite" {
-		t.Skipf("only on SQLite: %s", why)
-	}
-}
-
 // Postgres returns the address of a schema of its own on the server of CAREBUS_TEST_POSTGRES, and skips the test when that
 // is not set.
 func Postgres(t testing.TB) string {
