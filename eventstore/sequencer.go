@@ -144,9 +144,12 @@ func (s *sequencer) run() {
 		case s.opts.Linger > 0:
 			time.Sleep(s.opts.Linger)
 		case last > 1:
-			// Those who were answered a moment ago are about to come back: let them run first, or the first of them
-			// would get a commit of its own, and all others wait for it.
-			runtime.Gosched()
+			// Those who were answered a moment ago are about to come back: let them run first, as long as they come, or
+			// the first of them would get a commit of their own, and all others wait for it.
+			for n := -1; n < len(s.queue) && len(s.queue) < s.opts.GroupUnits; {
+				n = len(s.queue)
+				runtime.Gosched()
+			}
 		}
 		var freed int64
 		for more := true; more; {

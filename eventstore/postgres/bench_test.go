@@ -63,21 +63,32 @@ func (r *rawStore) insert(ctx context.Context, n int) error {
 	return err
 }
 
-// BenchmarkAgainstRaw publishes with 256 publishers, and inserts the same number of rows by raw multi-row inserts of 256,
-// in turns, and reports both rates and their ratio.
+// BenchmarkAgainstRaw publishes with 256 publishers, over one, two and four stores as if of so many processes, and inserts
+// the same number of rows by raw multi-row inserts of 256, in turns, and reports both rates and their ratio.
 func BenchmarkAgainstRaw(b *testing.B) {
+	for _, processes := range []int{1, 2, 4} {
+		b.Run(fmt.Sprint(processes), func(b *testing.B) { againstRaw(b, processes) })
+	}
+}
+
+func againstRaw(b *testing.B, processes int) {
 	address := storetest.Postgres(b)
 	ctx := b.Context()
-	d, err := postgres.Open(ctx, address, nil)
+	var stores []*eventstore.Store
+	for range processes {
+		d, err := postgres.Open(ctx, address, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s := eventstore.New(d, nil)
+		defer s.Close()
+		stores = append(stores, s)
+	}
+	conn, err := pgx.Connect(ctx, address)
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := eventstore.New(d, nil)
-	defer s.Close()
-	raw := &rawStore{}
-	if raw.conn, err = pgx.Connect(ctx, address); err != nil {
-		b.Fatal(err)
-	}
+	raw := &rawStore{conn: conn}
 	defer raw.conn.Close(context.WithoutCancel(ctx))
 	if _, err := raw.conn.Exec(ctx, rawTable); err != nil {
 		b.Fatal(err)
@@ -94,7 +105,7 @@ func BenchmarkAgainstRaw(b *testing.B) {
 				for range per {
 					e := made(event.NewID(), fmt.Sprint("k", i))
 					e.CorrelationID = event.NewID()
-					if _, err := s.Append(ctx, "", eventstore.AnyVersion, e); err != nil {
+					if _, err := stores[i%processes].Append(ctx, "", eventstore.AnyVersion, e); err != nil {
 						errs[i] = err
 					}
 				}
@@ -119,5 +130,5 @@ func BenchmarkAgainstRaw(b *testing.B) {
 	b.ReportMetric(float64(events)/ours.Seconds(), "appends/s")
 	b.ReportMetric(float64(events)/theirs.Seconds(), "raw/s")
 	b.ReportMetric(theirs.Seconds()/ours.Seconds(), "ratio")
-	b.Logf("commits %d, largest group %d", s.Stats().Commits, s.Stats().Largest)
+	b.Logf("commits %d, largest group %d", stores[0].Stats().Commits, stores[0].Stats().Largest)
 }
