@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,8 @@ import (
 
 // writer is the one connection of a process that writes, and what is known of the store's end so that an append needs no
 // look-up: heads and last hashes of the partitions, streams and interned names. It is true as long as the sequence
-// carebus_appends stands where this process has left it; after another process's append, and after a lost connection, it
-// is read again.
+// carebus_appends stands where this process has left it. What another process has appended is read then (catchUp); after
+// a lost connection, and after a transaction that was undone, all of it is read again (reload).
 type writer struct {
 	d    *DB
 	pool *sql.DB   // of one connection
@@ -243,8 +244,20 @@ func (w *writer) begin(ctx context.Context) error {
 		return err
 	}
 	w.clock, w.since = time.UnixMicro(now), time.Now()
-	if !w.known || appends != w.appends {
+	if len(w.streams) > streamCache {
+		clear(w.streams)
+	}
+	if !w.known {
 		return w.reload(appends)
+	}
+	if appends != w.appends {
+		done, err := w.catchUp(appends)
+		if err != nil {
+			return err
+		}
+		if !done {
+			return w.reload(appends)
+		}
 	}
 	if w.fresh.Stale(w.now()) {
 		limit, floor := driver.FreshLimit(w.now()), ""
@@ -253,10 +266,80 @@ func (w *writer) begin(ctx context.Context) error {
 		}
 		w.fresh.Begin(w.now(), limit, floor)
 	}
-	if len(w.streams) > streamCache {
-		clear(w.streams)
-	}
 	return nil
+}
+
+// others bounds what is read of each partition to catch up; beyond it everything is read anew, which is less.
+const others = 500
+
+const othersText = `SELECT e.pos, e.recorded, e.hash, e.id, COALESCE(e.stream, 0), COALESCE(s.name, ''), COALESCE(e.version, 0)
+	FROM unnest($1::bigint[]) f, LATERAL (SELECT pos, recorded, hash, id, stream, version FROM carebus_events WHERE pos >= f AND pos <= f | $2 ORDER BY pos LIMIT $3) e
+	LEFT JOIN carebus_streams s ON s.id = e.stream`
+
+// catchUp reads what other processes have appended, so that what is known stays known: new ids need no look-up, and
+// streams none either. It reports whether that was all.
+func (w *writer) catchUp(appends int64) (done bool, err error) {
+	w.known = false
+	from := make([]int64, len(w.heads))
+	for p := range from {
+		from[p] = int64(p)<<offsetBits | w.heads[p].next
+	}
+	count := make([]int, len(w.heads))
+	b := &pgx.Batch{}
+	b.Queue(othersText, from, int64(offsetMask), others).Query(func(rows pgx.Rows) error {
+		var pos, recorded int64
+		var hash []byte
+		var id, name string
+		var s stream
+		_, err := pgx.ForEachRow(rows, []any{&pos, &recorded, &hash, &id, &s.id, &name, &s.version}, func() error {
+			p, offset := pos>>offsetBits, pos&offsetMask
+			count[p]++
+			w.recorded = max(w.recorded, recorded)
+			w.fresh.Add(id)
+			if known, ok := w.streams[name]; ok && s.version > known.version {
+				w.streams[name] = s
+			}
+			if h := &w.heads[p]; offset >= h.next {
+				h.next = offset + 1
+				if copy(h.hash[:], hash) != 32 {
+					return fmt.Errorf("%w: hash of %d bytes at partition %d, offset %d", driver.ErrCorrupt, len(hash), p, offset)
+				}
+			}
+			return nil
+		})
+		return err
+	})
+	w.queueNames(b)
+	if err := w.pg.SendBatch(context.Background(), b).Close(); err != nil {
+		return false, err
+	}
+	if slices.Max(count) == others {
+		return false, nil
+	}
+	w.appends = appends
+	w.known = true
+	return true, nil
+}
+
+// queueNames reads the names that were interned since.
+func (w *writer) queueNames(b *pgx.Batch) {
+	var id int64
+	var a, v string
+	b.Queue(`SELECT id, name FROM carebus_types WHERE id > $1`, w.last.typ).Query(func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&id, &a}, func() error {
+			w.types[a], w.last.typ = id, max(w.last.typ, id)
+			return nil
+		})
+		return err
+	})
+	b.Queue(`SELECT id, source, version FROM carebus_origins WHERE id > $1`, w.last.origin).Query(func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&id, &a, &v}, func() error {
+			w.origins[[2]string{a, v}], w.last.origin = id, max(w.last.origin, id)
+			return nil
+		})
+		return err
+	})
+	b.Queue(`SELECT COALESCE(MAX(id), 0) FROM carebus_streams`).QueryRow(func(r pgx.Row) error { return r.Scan(&w.last.stream) })
 }
 
 const (
@@ -290,23 +373,7 @@ func (w *writer) reload(appends int64) error {
 		})
 		return err
 	})
-	var id int64
-	var a, v string
-	b.Queue(`SELECT id, name FROM carebus_types WHERE id > $1`, w.last.typ).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&id, &a}, func() error {
-			w.types[a], w.last.typ = id, max(w.last.typ, id)
-			return nil
-		})
-		return err
-	})
-	b.Queue(`SELECT id, source, version FROM carebus_origins WHERE id > $1`, w.last.origin).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&id, &a, &v}, func() error {
-			w.origins[[2]string{a, v}], w.last.origin = id, max(w.last.origin, id)
-			return nil
-		})
-		return err
-	})
-	b.Queue(`SELECT COALESCE(MAX(id), 0) FROM carebus_streams`).QueryRow(func(r pgx.Row) error { return r.Scan(&w.last.stream) })
+	w.queueNames(b)
 	b.Queue(floorText, limit).QueryRow(func(r pgx.Row) error { return r.Scan(&floor) })
 	if err := w.pg.SendBatch(context.Background(), b).Close(); err != nil {
 		return err
