@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/carebus/carebus/flow"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -16,6 +17,22 @@ type Service struct {
 	Name     string
 	Sends    []string // event types
 	Receives []string // event types
+}
+
+// Observed are the publishers and the groups of a topology as services.
+func Observed(t *flow.Topology) []Service {
+	var out []Service
+	for _, s := range t.Services {
+		service := Service{Name: s.Name}
+		for _, p := range s.Published {
+			service.Sends = append(service.Sends, p.Type)
+		}
+		out = append(out, service)
+	}
+	for _, g := range t.Groups {
+		out = append(out, Service{Name: g.Group, Receives: g.Types})
+	}
+	return out
 }
 
 // Options of a document. The zero value works.

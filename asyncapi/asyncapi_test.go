@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/carebus/carebus/asyncapi"
 	"github.com/carebus/carebus/catalog"
+	"github.com/carebus/carebus/flow"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -174,6 +176,21 @@ func TestOperations(t *testing.T) {
 	}
 	if m := doc.Components.Messages["priorauth.request.approved.v1"]; m["x-deprecated"] != true || m["x-replaced-by"] != "priorauth.status.approved" {
 		t.Errorf("%v", m)
+	}
+}
+
+// TestObserved: publishers send, groups receive.
+func TestObserved(t *testing.T) {
+	got := asyncapi.Observed(&flow.Topology{
+		Services: []flow.Service{{Name: "pharmacy-service", Published: []flow.Published{{Type: "medication.prescription.filled"}, {Type: "payment.claim.submitted"}}}},
+		Groups:   []flow.Consumer{{Group: "portal", Types: []string{"medication.prescription.filled"}}},
+	})
+	want := []asyncapi.Service{
+		{Name: "pharmacy-service", Sends: []string{"medication.prescription.filled", "payment.claim.submitted"}},
+		{Name: "portal", Receives: []string{"medication.prescription.filled"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
 	}
 }
 

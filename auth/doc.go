@@ -18,7 +18,7 @@
 //	    subscribe: [medication.**]
 //	principals:
 //	  - name: pharmacy-service
-//	    tokens: ["sha256:3f…"]                                 # of carebus token
+//	    tokens: ["sha256:3f…"]                                 # of carebus token new
 //	    subjects: [pharmacy-client]                           # values of the claim
 //	    certificates: [pharmacy.example.org]                  # names in a client certificate
 //	    roles: [pharmacy]

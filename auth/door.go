@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -139,6 +141,15 @@ func (d *Door) Named(name string) *Principal {
 		return nil
 	}
 	return p.names[name]
+}
+
+// Names are the principals of the policy in force, sorted.
+func (d *Door) Names() []string {
+	p := d.policy.Load()
+	if p == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.names))
 }
 
 // maxToken bounds what is looked at.

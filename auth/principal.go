@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,14 @@ func (p *Principal) MayAll(v Verb, pattern string) bool {
 
 // MaySome says whether the principal may do something with any type at all.
 func (p *Principal) MaySome(v Verb) bool { return p.anyone || len(p.grants[v]) > 0 }
+
+// Granted are the patterns under which the principal may do something.
+func (p *Principal) Granted(v Verb) []string {
+	if p.anyone {
+		return []string{"**", "platform.**"}
+	}
+	return slices.Clone(p.grants[v])
+}
 
 // Allow takes n from the principal's rate and says whether it may. More than the burst is never there at once: who asks for
 // more with a full burst may, and then waits until the rest has come too.

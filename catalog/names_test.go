@@ -37,6 +37,7 @@ provider.profile.updated
 platform.schema.registered platform.schema.deprecated
 platform.group.paused platform.group.resumed platform.group.sought platform.group.removed
 platform.webhook.registered platform.webhook.removed
+platform.bridge.sought platform.record.admitted platform.record.discarded
 platform.key.parked platform.key.released platform.key.skipped
 platform.redrive.started platform.redrive.finished platform.replay.started platform.replay.finished
 platform.event.corrected

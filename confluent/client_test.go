@@ -186,6 +186,14 @@ func runClient(t *testing.T, name string, args ...string) {
 	}
 }
 
+// clients is where the clients of other languages are installed: testdata, or the copy that scripts/clients makes.
+func clients() string {
+	if dir := os.Getenv("CAREBUS_CLIENTS"); dir != "" {
+		return dir
+	}
+	return "testdata"
+}
+
 // missing skips the test, or fails it where the client is meant to be there.
 func missing(t *testing.T, env, text string) {
 	t.Helper()
@@ -197,9 +205,9 @@ func missing(t *testing.T, env, text string) {
 
 // TestKafkaJS: the registry client of KafkaJS registers, encodes and decodes.
 func TestKafkaJS(t *testing.T) {
-	dir := filepath.Join("testdata", "kafkajs")
+	dir := filepath.Join(clients(), "kafkajs")
 	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
-		missing(t, "CAREBUS_NODE", "no client: run npm install in confluent/testdata/kafkajs")
+		missing(t, "CAREBUS_NODE", "no client: run scripts/clients, or npm install in confluent/testdata/kafkajs")
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {
@@ -210,7 +218,7 @@ func TestKafkaJS(t *testing.T) {
 
 // TestPython: the client of confluent-kafka registers, serializes and deserializes.
 func TestPython(t *testing.T) {
-	dir := filepath.Join("testdata", "python")
+	dir := filepath.Join(clients(), "python")
 	python := filepath.Join(dir, "venv", "bin", "python")
 	if _, err := os.Stat(python); err != nil {
 		if python, err = exec.LookPath("python3"); err != nil {
@@ -218,7 +226,7 @@ func TestPython(t *testing.T) {
 		}
 	}
 	if err := exec.CommandContext(t.Context(), python, "-c", "import confluent_kafka.schema_registry.json_schema").Run(); err != nil {
-		missing(t, "CAREBUS_PYTHON", "no client: make confluent/testdata/python/venv and install requirements.txt into it")
+		missing(t, "CAREBUS_PYTHON", "no client: run scripts/clients, or make confluent/testdata/python/venv and install requirements.txt into it")
 	}
 	runClient(t, python, filepath.Join(dir, "run.py"))
 }

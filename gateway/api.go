@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/swaggest/swgui"
@@ -53,6 +54,13 @@ func (g *Gateway) docRoutes() {
 		w.Header().Set("Content-Type", "application/vnd.oai.openapi;version=3.1")
 		_, _ = w.Write(text)
 	})
+	for name, media := range map[string]string{"openapi.json": "application/vnd.oai.openapi+json;version=3.1", "openapi.yaml": "application/vnd.oai.openapi;version=3.1"} {
+		g.document(&huma.Operation{
+			OperationID: strings.ReplaceAll(name, ".", "-"), Method: http.MethodGet, Path: "/" + name, Tags: []string{"operation"}, Summary: "This description",
+			Description: "The schema registry that is served below /registry, as clients of the Confluent Schema Registry know it, is described by that product.", Security: []map[string][]string{},
+			Responses: map[string]*huma.Response{"200": {Description: "The description.", Content: map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: huma.TypeObject}}}}},
+		})
+	}
 	page := swagger.NewHandlerWithConfig(swgui.Config{Title: "carebus", SwaggerJSON: "/openapi.json", BasePath: "/docs/", HideCurl: false})
 	g.mux.HandleFunc("GET /docs", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/docs/", http.StatusMovedPermanently)

@@ -350,7 +350,7 @@ type leased struct {
 
 func (g *Gateway) consumeRoutes() {
 	type consumerPutIn struct {
-		Group string `path:"group" minLength:"1" maxLength:"128"`
+		Group string `path:"group" minLength:"1" maxLength:"128" pattern:"^[!-~]+$" doc:"Visible ASCII characters."`
 		Body  GroupSettings
 	}
 	type consumerPutOut struct {
@@ -561,6 +561,13 @@ func (cs *consumers) put(ctx context.Context, name string, set GroupSettings, ma
 	})
 	if err != nil {
 		return false, err
+	}
+	if err := cs.join(name, set); err != nil && created {
+		// What the bus does not take must not be found again by the next gateway that starts.
+		return false, errors.Join(err, cs.g.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
+			_, err := tx.ExecContext(ctx, `DELETE FROM carebus_http_groups WHERE grp = $1 AND settings = $2`, name, string(text))
+			return err
+		}))
 	}
 	return created, cs.load(ctx)
 }

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/eventstore/storetest"
 )
 
@@ -292,5 +294,30 @@ func TestPausedGroupGivesNothing(t *testing.T) {
 	call(t, http.MethodPost, base+"/fetch", map[string]any{"waitSeconds": 60}, &got)
 	if len(got.Events) != 1 || got.Events[0].Event.Payload.EnrollmentID != "0" {
 		t.Errorf("after resuming: %+v", got)
+	}
+}
+
+// TestGroupsThatTheBusRefuses: nothing is kept of them, so that the next gateway starts.
+func TestGroupsThatTheBusRefuses(t *testing.T) {
+	_, p, s := newGateway(t, nil)
+	if err := p.Handle("ours", bus.OnRecord("patient.**", func(context.Context, bus.Tx, eventstore.Record) error { return nil })); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"%F0%9F%9A%91": 422, "a%20b": 422, "ours": 409, strings.Repeat("x", 129): 422} {
+		status := call(t, http.MethodPut, s.URL+"/v1/groups/"+name, map[string]any{"patterns": []string{"patient.**"}}, nil)
+		if status != want && (want != 409 || status < 400 || status >= 500) {
+			t.Errorf("%s: %d, want %d", name, status, want)
+		}
+	}
+	all, err := readSettings[GroupSettings](t.Context(), p.Store(), `SELECT grp, settings FROM carebus_http_groups`)
+	if err != nil || len(all) != 0 {
+		t.Errorf("%v %v", all, err)
+	}
+	g, err := New(t.Context(), p, &Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
 	}
 }

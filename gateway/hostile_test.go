@@ -15,19 +15,32 @@ import (
 	"testing"
 	"time"
 
+	"github.com/carebus/carebus/auth"
 	"github.com/carebus/carebus/event"
 )
 
 // TestHostileRequests: 10,000 requests that are none, with broken bodies, headers and paths, over raw connections: no panic,
-// no 5xx, and the memory stays where it was.
+// no 5xx, and the memory stays where it was. With a door, those that have no credentials do nothing at all.
 func TestHostileRequests(t *testing.T) {
-	requests := 10_000
+	requests := 6_000
 	if testing.Short() {
-		requests = 2_000
+		requests = 1_200
 	}
+	t.Run("open", func(t *testing.T) { hostileRequests(t, nil, requests, "") })
+	door, tokens := keyring(t, `
+principals:
+  - {name: insider, tokens: [T], publish: ["**"], subscribe: ["**", "platform.**"], read: ["**", "platform.**"], operate: ["**", "platform.**"], register: ["**"]}
+`)
+	t.Run("with credentials", func(t *testing.T) {
+		hostileRequests(t, door, requests/3, "Authorization: Bearer "+tokens["insider"]+"\r\n")
+	})
+	t.Run("without", func(t *testing.T) { hostileRequests(t, door, requests/3, "") })
+}
+
+func hostileRequests(t *testing.T, door *auth.Door, requests int, credentials string) {
 	p := openPlatform(t, nil)
 	publishMany(t, p, enrolled("P1", 1))
-	g, err := New(context.Background(), p, &Options{Logger: quiet, MaxBody: 1 << 20, MaxBodies: 8 << 20})
+	g, err := New(context.Background(), p, &Options{Logger: quiet, Door: door, MaxBody: 1 << 20, MaxBodies: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +60,7 @@ func TestHostileRequests(t *testing.T) {
 	for range 16 {
 		workers.Go(func() {
 			for i := range next {
-				status := attack(t, address, rand.New(rand.NewPCG(uint64(i), 3)))
+				status := attack(t, address, rand.New(rand.NewPCG(uint64(i), 3)), credentials)
 				mu.Lock()
 				statuses[status]++
 				mu.Unlock()
@@ -70,7 +83,18 @@ func TestHostileRequests(t *testing.T) {
 			t.Errorf("%d answers %s", n, status)
 		}
 	}
-	if statuses["200"] == 0 || statuses["400"] == 0 || statuses["422"] == 0 || statuses["404"] == 0 {
+	if door != nil && credentials == "" {
+		if statuses["401"] < requests/20 || statuses["201"]+statuses["202"]+statuses["204"]+statuses["403"] > 0 {
+			t.Errorf("without credentials: %v", statuses)
+		}
+		heads, err := p.Store().Types(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if heads["patient.enrolled"] != 1 || heads["platform.access.denied"] > denialsOfAll {
+			t.Errorf("without credentials they have stored something: %v", heads)
+		}
+	} else if statuses["200"] == 0 || statuses["400"] == 0 || statuses["422"] == 0 || statuses["404"] == 0 {
 		t.Errorf("the requests are too much alike: %v", statuses)
 	}
 	if peak > 512<<20 {
@@ -100,7 +124,7 @@ var hostilePaths = []string{
 }
 
 // attack sends one hostile request over a connection of its own, and returns the status, or what became of the connection.
-func attack(t *testing.T, address string, rnd *rand.Rand) string {
+func attack(t *testing.T, address string, rnd *rand.Rand, credentials string) string {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Error(err)
@@ -120,6 +144,7 @@ func attack(t *testing.T, address string, rnd *rand.Rand) string {
 		"Content-Type: application/x-ndjson\r\n", "Content-Type: ;;;\r\n", "Content-Type: application/cbor\r\n", "ce-specversion: 1.0\r\nce-type: patient.enrolled\r\nce-id: x\r\n", "ce-specversion: %zz\r\nce-id: %00\r\n", ""))
 	b.WriteString(pick(rnd, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "Authorization: Bearer x\r\n", "Last-Event-ID: ////\r\n", "X-Correlation-Id: "+strings.Repeat("x", 300)+"\r\n", "Cookie: "+strings.Repeat("a", 70<<10)+"\r\n",
 		"Accept: application/cbor\r\n", "Accept: */*;q=x\r\n", "Content-Encoding: gzip\r\n", "Expect: 100-continue\r\n", "Range: bytes=0-\r\n", "X: \r\n folded\r\n", "traceparent: zz\r\n", "If-Match: *\r\n"))
+	b.WriteString(credentials)
 	b.WriteString("Connection: close\r\n")
 	switch rnd.IntN(8) {
 	case 0: // says more than it sends, and is gone

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -19,7 +20,15 @@ import (
 	"github.com/carebus/carebus/eventstore/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if store := os.Getenv(killedStore); store != "" {
+		if err := serveUntilKilled(store, os.Getenv(killedTo)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1) // it is to be killed
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -70,6 +79,11 @@ func serveOn(t testing.TB, p *carebus.Platform, o *Options) (*Gateway, *httptest
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveGateway(t, g)
+}
+
+func serveGateway(t testing.TB, g *Gateway) (*Gateway, *httptest.Server) {
+	t.Helper()
 	s := httptest.NewServer(g)
 	t.Cleanup(func() {
 		if err := g.Close(); err != nil {
@@ -110,6 +124,12 @@ func call(t testing.TB, method, url string, body, out any) int {
 
 func send(t testing.TB, method, url string, body any, headers ...string) (int, []byte) {
 	t.Helper()
+	status, _, text := sendBy(t, client, method, url, body, headers...)
+	return status, text
+}
+
+func sendBy(t testing.TB, client *http.Client, method, url string, body any, headers ...string) (int, http.Header, []byte) {
+	t.Helper()
 	var r io.Reader
 	switch b := body.(type) {
 	case nil:
@@ -143,7 +163,7 @@ func send(t testing.TB, method, url string, body any, headers ...string) (int, [
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res.StatusCode, text
+	return res.StatusCode, res.Header, text
 }
 
 // client keeps no connections: each test's server ends with none left.

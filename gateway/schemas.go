@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/carebus/carebus/asyncapi"
 	"github.com/carebus/carebus/auth"
+	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/flow"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -102,29 +105,49 @@ func (g *Gateway) schemaRoutes() {
 		})
 	g.registerRoutes()
 
-	g.mux.HandleFunc("GET /asyncapi.json", g.raw(func(w http.ResponseWriter, r *http.Request) error {
-		if err := g.seeSchemas(r.Context()); err != nil {
-			return err
-		}
-		var types []schema.Document
-		for _, t := range g.p.Registry().Types() {
-			for _, version := range g.p.Registry().Versions(t) {
-				d, err := g.p.Registry().Get(t, version)
-				if err != nil {
-					return err
-				}
-				types = append(types, d)
-			}
-		}
-		doc, err := asyncapi.Document(types, nil, &asyncapi.Options{Title: "carebus", Version: "1.0.0"})
-		if err != nil {
-			return err
-		}
-		w.Header().Set("Content-Type", "application/vnd.aai.asyncapi+json;version=3.0.0")
-		_, _ = w.Write(doc)
-		return nil
-	}))
+	g.asyncRoutes()
 }
+
+// asyncRoutes describe the events for tools and other languages.
+func (g *Gateway) asyncRoutes() {
+	type asyncIn struct {
+		Observed bool   `query:"observed" doc:"Add who sends and receives what, as the store has seen it in its last 20,000 events. The caller must be granted to read everything."`
+		Spec     string `query:"spec" enum:"3.0.0,3.1.0" default:"3.0.0" doc:"Version of AsyncAPI."`
+	}
+	type asyncOut struct {
+		ContentType string `header:"Content-Type"`
+		Body        []byte
+	}
+	register(g, huma.Operation{OperationID: "asyncapi", Method: http.MethodGet, Path: "/asyncapi.json", Tags: []string{"schemas"}, Summary: "The events as an AsyncAPI document",
+		Description: "A channel for every entity, a message for every type and major version of event, with its schema.",
+		Responses: map[string]*huma.Response{"200": {Description: "The document.", Content: map[string]*huma.MediaType{
+			asyncMedia + ";version=3.0.0": {Schema: &huma.Schema{Type: huma.TypeObject}},
+		}}}},
+		func(ctx context.Context, in *asyncIn) (*asyncOut, error) {
+			if err := g.seeSchemas(ctx); err != nil {
+				return nil, err
+			}
+			var services []asyncapi.Service
+			if in.Observed {
+				if err := g.mayAll(ctx, auth.Read, "**"); err != nil {
+					return nil, err
+				}
+				groups, err := flow.ReadGroups(ctx, g.p.Store(), g.p.Bus())
+				if err != nil {
+					return nil, err
+				}
+				seen, err := flow.Observe(ctx, g.p.Store(), groups, nil)
+				if err != nil {
+					return nil, err
+				}
+				services = asyncapi.Observed(seen)
+			}
+			doc, err := asyncapi.Document(g.p.Registry().Documents(), services, &asyncapi.Options{Title: "carebus", Version: "1.0.0", Spec: in.Spec})
+			return &asyncOut{asyncMedia + ";version=" + in.Spec, doc}, err
+		})
+}
+
+const asyncMedia = "application/vnd.aai.asyncapi+json"
 
 func (g *Gateway) seeSchemas(ctx context.Context) error {
 	c := callerOf(ctx)
@@ -196,6 +219,9 @@ func (g *Gateway) registerRoutes() {
 		func(ctx context.Context, in *schemaDeprecateIn) (*struct{}, error) {
 			if err := g.may(ctx, auth.Register, in.Type); err != nil {
 				return nil, err
+			}
+			if strings.TrimSpace(in.Body.Reason) == "" {
+				return nil, bus.ErrReason
 			}
 			return nil, g.p.DeprecateSchema(ctx, in.Type, in.Body.Version, in.Body.Reason, in.Body.ReplacedBy)
 		})

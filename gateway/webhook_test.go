@@ -8,11 +8,14 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -151,6 +154,24 @@ func trust(es ...*endpoint) WebhookOptions {
 	for _, e := range es {
 		pool.AddCert(e.Certificate())
 	}
+	return trustPool(pool)
+}
+
+// trustFile is trust of a certificate in a file.
+func trustFile(path string) (WebhookOptions, error) {
+	pool := x509.NewCertPool()
+	text, err := os.ReadFile(path)
+	if err == nil && !pool.AppendCertsFromPEM(text) {
+		err = errors.New("no certificate in " + path)
+	}
+	return trustPool(pool), err
+}
+
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
+
+func trustPool(pool *x509.CertPool) WebhookOptions {
 	return WebhookOptions{
 		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: 2 * time.Second, TLS: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		FirstPause: time.Millisecond, LongestPause: 20 * time.Millisecond, Tries: 3,

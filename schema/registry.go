@@ -151,6 +151,19 @@ func (r *Registry) Types() []string {
 	return names
 }
 
+// Documents returns every version of every event type, ordered by type, and ascending.
+func (r *Registry) Documents() []Document {
+	types := *r.types.Load()
+	var out []Document
+	for _, name := range slices.Sorted(maps.Keys(types)) {
+		l := types[name]
+		for _, e := range l.versions {
+			out = append(out, l.document(e))
+		}
+	}
+	return out
+}
+
 // document is the entry's document as others may have it: with what is known by now, and a schema text of their own.
 func (l *lineage) document(e *entry) Document {
 	doc := e.doc

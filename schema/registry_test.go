@@ -604,3 +604,33 @@ func TestCatalog(t *testing.T) {
 		t.Skip("the catalog has no schemas yet")
 	}
 }
+
+// TestDocuments: every version of every type, in order, with what is known of it by now.
+func TestDocuments(t *testing.T) {
+	r := New()
+	if docs := r.Documents(); len(docs) != 0 {
+		t.Errorf("an empty registry has %d documents", len(docs))
+	}
+	register(t, r, rx, "1.0.0", rxSchema(""))
+	register(t, r, rx, "1.9.0", rxSchema(`,"note":{"type":"string"}`))
+	register(t, r, rx, "1.10.0", rxSchema(`,"note":{"type":"string"},"more":{"type":"string"}`))
+	register(t, r, "lab.result.received", "1.0.0", rxSchema(""))
+	gone, err := r.ProposeDeprecation(rx, "1.0.0", "old", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Apply(gone); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range r.Documents() {
+		text := d.Type + " " + d.Version
+		if d.Deprecated {
+			text += " deprecated"
+		}
+		got = append(got, text)
+	}
+	if want := []string{"lab.result.received 1.0.0", rx + " 1.0.0 deprecated", rx + " 1.9.0", rx + " 1.10.0"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}

@@ -3,6 +3,7 @@
 // Package platform has the events of the domain platform as Go types; package catalog tells how to read them.
 //
 //   - [AccessDeniedV1]: platform.access.denied 1.0.0
+//   - [BridgeSoughtV1]: platform.bridge.sought 1.0.0
 //   - [EventCorrectedV1]: platform.event.corrected 1.0.0
 //   - [FieldRevealedV1]: platform.field.revealed 1.0.0
 //   - [GroupPausedV1]: platform.group.paused 1.0.0
@@ -13,6 +14,8 @@
 //   - [KeyReleasedV1]: platform.key.released 1.0.0
 //   - [KeySkippedV1]: platform.key.skipped 1.0.0
 //   - [ProjectionRebuiltV1]: platform.projection.rebuilt 1.0.0
+//   - [RecordAdmittedV1]: platform.record.admitted 1.0.0
+//   - [RecordDiscardedV1]: platform.record.discarded 1.0.0
 //   - [RedriveFinishedV1]: platform.redrive.finished 1.0.0
 //   - [RedriveStartedV1]: platform.redrive.started 1.0.0
 //   - [ReplayFinishedV1]: platform.replay.finished 1.0.0

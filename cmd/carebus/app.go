@@ -22,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bridge"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/saga"
@@ -123,7 +124,8 @@ func exitCode(err error) int {
 	case errors.As(err, &usage), errors.As(err, &config), isCobraUsage(err):
 		return 2
 	case errors.As(err, &missing), errors.Is(err, eventstore.ErrNotFound), errors.Is(err, schema.ErrUnknownType), errors.Is(err, schema.ErrUnknownVersion),
-		errors.Is(err, bus.ErrNoGroup), errors.Is(err, bus.ErrNotParked), errors.Is(err, bus.ErrNoJob):
+		errors.Is(err, bus.ErrNoGroup), errors.Is(err, bus.ErrNotParked), errors.Is(err, bus.ErrNoJob),
+		errors.Is(err, bridge.ErrNotRefused), errors.Is(err, bridge.ErrGone), errors.Is(err, bridge.ErrNoTopic):
 		return 3
 	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent), errors.Is(err, saga.ErrEnded), errors.Is(err, saga.ErrNotStuck),
 		errors.Is(err, saga.ErrUndoing), errors.Is(err, saga.ErrParked),

@@ -10,7 +10,6 @@ import (
 	"github.com/carebus/carebus/asyncapi"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/flow"
-	"github.com/carebus/carebus/schema"
 )
 
 func newAsyncAPICommand(a *app) *cobra.Command {
@@ -46,17 +45,7 @@ it. Code generators and documentation tools read it.`,
 }
 
 func writeAsyncAPI(cmd *cobra.Command, p *carebus.Platform, services []asyncapi.Service, o asyncapi.Options) error {
-	var types []schema.Document
-	for _, t := range p.Registry().Types() {
-		for _, version := range p.Registry().Versions(t) {
-			doc, err := p.Registry().Get(t, version)
-			if err != nil {
-				return err
-			}
-			types = append(types, doc)
-		}
-	}
-	text, err := asyncapi.Document(types, services, &o)
+	text, err := asyncapi.Document(p.Registry().Documents(), services, &o)
 	if errors.Is(err, asyncapi.ErrSpec) {
 		return usagef("--spec %s: give 3.0.0 or 3.1.0", o.Spec)
 	}
@@ -77,16 +66,5 @@ func observedServices(ctx context.Context, p *carebus.Platform, b *bus.Bus) ([]a
 	if err != nil {
 		return nil, err
 	}
-	var out []asyncapi.Service
-	for _, s := range seen.Services {
-		service := asyncapi.Service{Name: s.Name}
-		for _, t := range s.Published {
-			service.Sends = append(service.Sends, t.Type)
-		}
-		out = append(out, service)
-	}
-	for _, g := range seen.Groups {
-		out = append(out, asyncapi.Service{Name: g.Group, Receives: g.Types})
-	}
-	return out, nil
+	return asyncapi.Observed(seen), nil
 }

@@ -157,6 +157,7 @@ func (b *benchClients) follow(ctx context.Context, ready func()) (clientResult, 
 		if err != nil {
 			return err
 		}
+		//nolint:bodyclose // all are closed above, when the streams are read
 		if streams[i], err = b.client.Do(req); err == nil && streams[i].StatusCode != http.StatusOK {
 			err = fmt.Errorf("live: %s", streams[i].Status)
 		}

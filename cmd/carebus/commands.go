@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		newBenchCommand(a),
+		newBridgeCommand(a),
 		newCatalogCommand(a),
 		newDLQCommand(a),
 		newDemoCommand(a),
@@ -13,6 +14,7 @@ func (a *app) commands() []*cobra.Command {
 		newGroupCommand(a),
 		newImportCommand(a),
 		newJobCommand(a),
+		newPolicyCommand(a),
 		newPublishCommand(a),
 		newReplayCommand(a),
 		newRunCommand(a),
@@ -25,6 +27,7 @@ func (a *app) commands() []*cobra.Command {
 		newStateCommand(a),
 		newStreamCommand(a),
 		newTailCommand(a),
+		newTokenCommand(a),
 		newTopologyCommand(a),
 		newVerifyCommand(a),
 		newMigrateCommand(a),

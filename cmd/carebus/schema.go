@@ -28,7 +28,8 @@ look and judge use the catalog.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSchemaListCommand(a), newSchemaGetCommand(a), newSchemaCheckCommand(a), newSchemaDiffCommand(a),
-		newSchemaRegisterCommand(a), newSchemaValidateCommand(a), newSchemaDeprecateCommand(a), newSchemaHistoryCommand(a))
+		newSchemaRegisterCommand(a), newSchemaValidateCommand(a), newSchemaDeprecateCommand(a), newSchemaHistoryCommand(a),
+		newSchemaGenerateCommand(a))
 	return cmd
 }
 
@@ -227,27 +228,33 @@ func judged(doc schema.Document, p schema.Proposal, err error) (verdict, error) 
 	return v, err
 }
 
-func (a *app) printVerdict(w io.Writer, v verdict) error {
+// headline is the verdict in a few words.
+func (v verdict) headline() string {
+	switch v.Verdict {
+	case "known":
+		return "known, registered already with the same content"
+	case "incompatible":
+		return fmt.Sprintf("incompatible with %s: needs a %s step, such as %s", v.Against, v.Required, v.Suggested)
+	case "version":
+		return "version " + v.Problem
+	case "refused":
+		return "refused: " + v.Problem
+	case "admitted":
+		if v.Required != schema.None {
+			return fmt.Sprintf("admitted, a %s step", v.Required)
+		}
+	}
+	return v.Verdict
+}
+
+func (a *app) printVerdict(w io.Writer, v verdict, asJSON bool) error {
 	if v.Verdict == "" {
 		return nil // it did not come to one
 	}
-	if a.json() {
+	if asJSON {
 		return printJSON(w, v)
 	}
-	line := fmt.Sprintf("%s %s: %s", v.Type, v.Version, v.Verdict)
-	switch v.Verdict {
-	case "known":
-		line += ", registered already with the same content"
-	case "incompatible":
-		line += fmt.Sprintf(" with %s: needs a %s step, such as %s", v.Against, v.Required, v.Suggested)
-	case "version":
-		line += " " + v.Problem
-	case "admitted":
-		if v.Required != schema.None {
-			line += fmt.Sprintf(", a %s step", v.Required)
-		}
-	}
-	if _, err := fmt.Fprintln(w, line); err != nil {
+	if _, err := fmt.Fprintf(w, "%s %s: %s\n", v.Type, v.Version, v.headline()); err != nil {
 		return err
 	}
 	for _, f := range v.Findings {
@@ -265,32 +272,6 @@ func printChanges(w io.Writer, changes []schema.Change) error {
 		}
 	}
 	return nil
-}
-
-func newSchemaCheckCommand(a *app) *cobra.Command {
-	var eventType, version string
-	cmd := &cobra.Command{
-		Use:   "check FILE",
-		Short: "Say whether a schema would be admitted, and why not",
-		Long: `Checks a schema against the rules and against every earlier version of its major, and changes nothing. Every change is
-shown with its place, rule, the step of the version that it needs, and what to do instead. Exit code 4 when it does not
-fit, 1 when it is no valid schema.`,
-		Example: "carebus schema check schemas/lab.result.received/1.1.0.json",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			doc, err := schemaFile(a, args[0], eventType, version)
-			if err != nil {
-				return err
-			}
-			return a.withRegistry(cmd, func(_ context.Context, p *carebus.Platform) error {
-				proposal, err := p.Registry().Propose(doc)
-				v, err := judged(doc, proposal, err)
-				return errors.Join(a.printVerdict(cmd.OutOrStdout(), v), err)
-			})
-		},
-	}
-	schemaFlags(cmd, &eventType, &version)
-	return cmd
 }
 
 func schemaFlags(cmd *cobra.Command, eventType, version *string) {
@@ -322,7 +303,7 @@ func newSchemaRegisterCommand(a *app) *cobra.Command {
 			if v.Verdict == "admitted" && err == nil {
 				v.Verdict = "registered"
 			}
-			return errors.Join(a.printVerdict(cmd.OutOrStdout(), v), err)
+			return errors.Join(a.printVerdict(cmd.OutOrStdout(), v, a.json()), err)
 		},
 	}
 	schemaFlags(cmd, &eventType, &version)

@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/carebus/carebus/eventstore/storetest"
 )
@@ -22,11 +24,18 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script/*.txtar: command lines, what they print, and how they end. "exits CODE carebus …" is
 // a command that must end with that code.
+//
+// "until REGEX carebus …" runs a command again and again until what it prints fits.
 func TestScripts(t *testing.T) {
 	server := os.Getenv("CAREBUS_TEST_POSTGRES")
 	if server != "" {
 		server = storetest.Schema(t, server) // which one script uses
 	}
+	kafka, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kafka.Close) // not deferred: the scripts run in parallel, when this function has returned
 	testscript.Run(t, testscript.Params{
 		Condition: func(cond string) (bool, error) {
 			if cond == "postgres" {
@@ -41,6 +50,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CAREBUS_STORE", "sqlite:"+filepath.Join(env.WorkDir, "store", "test.db"))
 			env.Setenv("NO_COLOR", "1")
 			env.Setenv("POSTGRES", server)
+			env.Setenv("CAREBUS_KAFKA", strings.Join(kafka.ListenAddrs(), ","))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -49,6 +59,18 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("usage: exits CODE COMMAND [ARG]...")
 				}
 				exits(ts, args[0], args[1], args[2:])
+			},
+			"until": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) < 2 {
+					ts.Fatalf("usage: until REGEX COMMAND [ARG]...")
+				}
+				wanted := regexp.MustCompile(args[0])
+				for {
+					ts.Check(ts.Exec(args[1], args[2:]...))
+					if wanted.MatchString(ts.ReadFile("stdout")) {
+						return
+					}
+				}
 			},
 			"damage": func(ts *testscript.TestScript, _ bool, _ []string) { damage(ts) },
 		},

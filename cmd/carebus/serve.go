@@ -6,9 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,6 +47,7 @@ func newServeCommand(a *app) *cobra.Command {
 		Short: "Serve the store over HTTP",
 		Long: `Serves the HTTP API: publish, search, live streams, consumer groups, webhooks, operation, the schema registry, metrics.
 It is described at /docs. Without a policy file everybody may do everything, so the address must be on loopback then.
+A policy file that has changed is read again within seconds; see carebus policy check and carebus token new.
 With --services the reference services run in this process too.`,
 		Example: `carebus serve
   carebus serve --listen :8443 --policy policy.yaml --tls-cert server.pem --tls-key server.key`,
@@ -113,6 +116,13 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, t *observed, 
 	if o.Door == nil && !gateway.ListenLocal(l.Addr()) {
 		return errors.Join(usagef("--listen %s can be reached from other machines; give --policy, which says who may do what, or an address on loopback", f.listen), l.Close())
 	}
+	if o.Door != nil {
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		watching.Go(func() { o.Door.Watch(ctx, 2*time.Second, func(err error) { tellPolicy(t.log, err) }) })
+	}
 	g, err := gateway.New(ctx, p, &o)
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -123,6 +133,14 @@ func (f *serveFlags) run(ctx context.Context, p *carebus.Platform, t *observed, 
 	}
 	ready(scheme + "://" + l.Addr().String())
 	return gateway.Serve(ctx, l, g, &gateway.ServeOptions{TLS: config, Logger: t.log})
+}
+
+func tellPolicy(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("the changed policy cannot be used; the one before stays in force", "error", err.Error())
+		return
+	}
+	log.Info("the changed policy is in force")
 }
 
 // tls is nil for plain HTTP. The certificate is read anew when its file has changed, so that it can be renewed.

@@ -1,4 +1,4 @@
-package main
+package codegen
 
 import (
 	"bytes"
@@ -44,22 +44,6 @@ func (v {{.Name}}) Known() bool {
 }
 {{end}}
 
-{{define "definitions_test"}}package catalog_test
-
-import (
-{{- range .Domains}}
-	"github.com/carebus/carebus/catalog/{{.}}"
-{{- end}}
-)
-
-// roundTrips has a function for every definition of the generated packages.
-var roundTrips = []roundTrip{
-{{- range .Docs}}
-	roundTripOf({{.Domain}}.{{.Definition}}),
-{{- end}}
-}
-{{end}}
-
 {{define "definition"}}
 {{comment "" .Doc}}var {{.Name}} = event.Define[{{.Payload}}]({{printf "%q" .Type}}, {{printf "%q" .Version}})
 {{end}}
@@ -71,7 +55,7 @@ type unit struct {
 	imports []string
 }
 
-func (p *goPackage) render() (map[string][]byte, error) {
+func (p *goPackage) render(header string) (map[string][]byte, error) {
 	byFile := map[string][]unit{}
 	for _, t := range p.order {
 		units, err := p.units(t)
@@ -86,14 +70,14 @@ func (p *goPackage) render() (map[string][]byte, error) {
 		}
 		byFile[file] = append(byFile[file], units...)
 	}
-	out := map[string][]byte{"doc.go": []byte(p.docFile())}
+	out := map[string][]byte{"doc.go": []byte(p.docFile(header))}
 	for file, units := range byFile {
 		for i, part := range divide(units) {
 			name := file + ".go"
 			if i > 0 {
 				name = fmt.Sprintf("%s%d.go", file, i+1)
 			}
-			text, err := format.Source([]byte(p.file(part)))
+			text, err := format.Source([]byte(p.file(header, part)))
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
@@ -118,7 +102,7 @@ func divide(units []unit) [][]unit {
 	return parts
 }
 
-func (p *goPackage) file(units []unit) string {
+func (p *goPackage) file(header string, units []unit) string {
 	var imports []string
 	for _, u := range units {
 		imports = append(imports, u.imports...)
@@ -210,7 +194,7 @@ func (p *goPackage) deprecation(d *document, payload bool) string {
 	return "\n\nDeprecated: use " + use + "."
 }
 
-func (p *goPackage) docFile() string {
+func (p *goPackage) docFile(header string) string {
 	var b strings.Builder
 	text := fmt.Sprintf("Package %s has the events of the domain %s as Go types; package catalog tells how to read them.", p.name, p.name)
 	b.WriteString(header + "\n" + comment("", text) + "//\n")
@@ -218,23 +202,6 @@ func (p *goPackage) docFile() string {
 		fmt.Fprintf(&b, "//   - [%s]: %s %s\n", d.definition(), d.eventType, d.versionText())
 	}
 	return b.String() + "package " + p.name + "\n"
-}
-
-// definitionsTest is a test file of the catalog that has all definitions at hand: they have no common type.
-func definitionsTest(docs []*document) ([]byte, error) {
-	type row struct{ Domain, Definition string }
-	var rows []row
-	var domains []string
-	for _, d := range docs {
-		rows = append(rows, row{d.domain, d.definition()})
-		domains = append(domains, d.domain)
-	}
-	slices.Sort(domains)
-	text, err := execute("definitions_test", map[string]any{"Domains": slices.Compact(domains), "Docs": rows})
-	if err != nil {
-		return nil, err
-	}
-	return format.Source([]byte(header + "\n" + text))
 }
 
 func execute(name string, data any) (string, error) {
@@ -245,19 +212,26 @@ func execute(name string, data any) (string, error) {
 
 // comment returns text as line comments, wrapped; an empty line parts paragraphs.
 func comment(indent, text string) string {
-	text = strings.TrimSpace(text)
-	if text == "" {
-		return ""
-	}
 	var b strings.Builder
+	for _, line := range wrapped(text, width) {
+		b.WriteString(indent + strings.TrimRight("// "+line, " ") + "\n")
+	}
+	return b.String()
+}
+
+// wrapped cuts text into lines; an empty line parts paragraphs.
+func wrapped(text string, width int) (lines []string) {
+	if text = strings.TrimSpace(text); text == "" {
+		return nil
+	}
 	for i, paragraph := range strings.Split(text, "\n\n") {
 		if i > 0 {
-			b.WriteString(indent + "//\n")
+			lines = append(lines, "")
 		}
 		line := ""
 		for _, w := range strings.Fields(paragraph) {
 			if line != "" && len(line)+1+len(w) > width {
-				b.WriteString(indent + "// " + line + "\n")
+				lines = append(lines, line)
 				line = ""
 			}
 			if line != "" {
@@ -265,7 +239,7 @@ func comment(indent, text string) string {
 			}
 			line += w
 		}
-		b.WriteString(indent + "// " + line + "\n")
+		lines = append(lines, line)
 	}
-	return b.String()
+	return lines
 }

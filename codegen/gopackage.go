@@ -1,4 +1,4 @@
-package main
+package codegen
 
 import (
 	"encoding/json"
@@ -82,11 +82,20 @@ func shapeOf(n *node, defs members, open []string) string {
 	}
 	var b strings.Builder
 	enum, _ := json.Marshal(n.Enum)
-	fmt.Fprintf(&b, "%s,%s,%s,%v(", n.Type, n.Format, enum, slices.Sorted(slices.Values(n.Required)))
+	fmt.Fprintf(&b, "%s,%s,%s,%v(", strings.Join(n.Types, "|"), n.Format, enum, slices.Sorted(slices.Values(n.Required)))
 	for _, m := range n.Properties {
 		fmt.Fprintf(&b, "%q:%s;", m.name, shapeOf(m.node, defs, open))
 	}
-	fmt.Fprintf(&b, ")[%s]{%s}", shapeOf(n.Items, defs, open), shapeOf(n.Values, defs, open))
+	fmt.Fprintf(&b, ")[%s]{%s}", shapeOf(n.Items, defs, open), shapeOf(n.values(), defs, open))
+	for _, part := range slices.Concat(n.All, n.Any, n.One, n.Prefix) {
+		fmt.Fprintf(&b, "|%s", shapeOf(part, defs, open))
+	}
+	if n.Const != nil {
+		fmt.Fprintf(&b, "=%s", n.Const.RawMessage)
+	}
+	if n.Extensible {
+		b.WriteByte('+')
+	}
 	return b.String()
 }
 
@@ -229,7 +238,7 @@ func (b builder) typeOf(in *goType, name string, n *node) (use, error) {
 			return use{}, fmt.Errorf("$defs/%s is only another $ref; refer to that one", def)
 		}
 	}
-	switch n.Type {
+	switch n.kind() {
 	case "string":
 		if n.words() != nil && len(n.Enum) > 0 {
 			t, err := b.words(name, n)
@@ -261,7 +270,7 @@ func (b builder) typeOf(in *goType, name string, n *node) (use, error) {
 		return use{"[]" + item.name, true}, err
 	case "object":
 		switch {
-		case len(n.Properties) > 0 && n.Values != nil:
+		case len(n.Properties) > 0 && n.values() != nil:
 			return use{}, fmt.Errorf("properties together with additionalProperties have no Go type here; put the open part into a member of its own")
 		case len(n.Properties) > 0:
 			t, err := b.object(name, n, nil)
@@ -269,13 +278,13 @@ func (b builder) typeOf(in *goType, name string, n *node) (use, error) {
 				return use{}, err
 			}
 			return use{t.name, false}, nil
-		case n.Values != nil:
-			value, err := b.typeOf(in, name+"Value", n.Values)
+		case n.values() != nil:
+			value, err := b.typeOf(in, name+"Value", n.values())
 			return use{"map[string]" + value.name, true}, err
 		}
 	case "":
 	default:
-		return use{}, fmt.Errorf("type %q has no Go type here", n.Type)
+		return use{}, fmt.Errorf("type %q has no Go type here", n.kind())
 	}
 	in.imports["encoding/json"] = true
 	return use{"json.RawMessage", true}, nil
