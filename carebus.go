@@ -13,6 +13,7 @@ import (
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/eventstore/driver"
+	"github.com/carebus/carebus/eventstore/postgres"
 	"github.com/carebus/carebus/eventstore/sqlite"
 	"github.com/carebus/carebus/schema"
 	"github.com/carebus/carebus/timer"
@@ -72,7 +73,8 @@ type Platform struct {
 }
 
 // Open opens a store, creating it when it does not exist, registers the healthcare catalog in it, and returns the
-// platform over it. The store is named "sqlite:PATH"; a name without a scheme is a path.
+// platform over it. The store is named "sqlite:PATH" or "postgres://USER:PASSWORD@HOST:PORT/DATABASE"; a name without a
+// scheme is a path.
 func Open(ctx context.Context, name string, o *Options) (*Platform, error) {
 	if o == nil {
 		o = &Options{}
@@ -96,15 +98,17 @@ func openEngine(ctx context.Context, name string, o *Options) (driver.Driver, er
 	scheme, path, ok := strings.Cut(name, ":")
 	switch {
 	case name == "" || ok && path == "":
-		return nil, fmt.Errorf("carebus: store %q names no file; use sqlite:PATH", name)
+		return nil, fmt.Errorf("carebus: store %q names no file; use sqlite:PATH or postgres://…", name)
 	case !ok:
 		path = name
+	case scheme == "postgres" || scheme == "postgresql":
+		return postgres.Open(ctx, name, &postgres.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock, Logger: o.Logger})
 	case scheme != "sqlite":
 		if strings.ContainsAny(scheme, `/\.`) || len(scheme) == 1 {
 			path = name // a path with a colon, or a drive letter
 			break
 		}
-		return nil, fmt.Errorf("carebus: store %s:…: no engine %q; use sqlite:PATH", scheme, scheme)
+		return nil, fmt.Errorf("carebus: store %s:…: no engine %q; use sqlite:PATH or postgres://…", scheme, scheme)
 	}
 	return sqlite.Open(ctx, path, &sqlite.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t testing.TB, path string, o *carebus.Options) *carebus.Platform {
 	t.Helper()
-	p, err := carebus.Open(context.Background(), "sqlite:"+path, o)
+	p, err := carebus.Open(context.Background(), storetest.Name(t, path), o)
 	if err != nil {
 		t.Fatal(err)
 	}

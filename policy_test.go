@@ -24,6 +24,9 @@ var allowed = map[string][]string{
 	"eventstore/driver":     {"event"},
 	"eventstore/drivertest": {"event", "eventstore/driver"},
 	"eventstore/sqlite":     {"event", "eventstore/driver"},
+	"eventstore/postgres":   {"event", "eventstore/driver"},
+	"eventstore/migrate":    {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
+	"eventstore/storetest":  {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"bus":                   {"event", "eventstore"},
 	"fhir":                  {"event"},
 	"aggregate":             {"event", "eventstore", "bus"},
@@ -39,7 +42,7 @@ var allowed = map[string][]string{
 	// It knows what it shows; nothing but the program knows it.
 	"console":     {"", "auth", "bus", "catalog/platform", "event", "eventstore", "flow", "gateway", "projection", "saga", "schema"},
 	"telemetry":   {"", "bus", "catalog", "event", "eventstore", "projection", "saga", "schema"},
-	"carebustest": {"", "aggregate", "bus", "event", "eventstore"},
+	"carebustest": {"", "aggregate", "bus", "event", "eventstore", "eventstore/storetest"},
 	"services/*":  {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*"}, // what a customer has
 	// The saga is the pharmacy's own workflow: it reserves and dispenses in the transaction of its step.
 	"services/fulfillment": {"", "event", "schema", "eventstore", "bus", "aggregate", "projection", "saga", "timer", "catalog", "catalog/*", "services/pharmacy"},
@@ -47,7 +50,7 @@ var allowed = map[string][]string{
 	"services/simulation": {"", "event", "eventstore", "bus", "aggregate", "catalog", "catalog/*", "services/*"},
 	"services/audit":      {"", "event", "eventstore", "aggregate", "projection", "catalog", "catalog/*", "services/*"},
 	"flow":                {"event", "eventstore", "bus"},
-	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "bus", "timer"},
+	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "eventstore/postgres", "bus", "timer"},
 	"cmd/carebus":         nil, // anything
 }
 

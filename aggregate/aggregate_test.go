@@ -21,7 +21,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,7 +41,7 @@ func (l log) Upcast(e event.Event, version string) (event.Event, error) {
 
 func openAt(t testing.TB, path string) log {
 	t.Helper()
-	d, err := sqlite.Open(context.Background(), path, nil)
+	d, err := storetest.Driver(t, path, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -501,13 +501,13 @@ func TestUpdateTx(t *testing.T) {
 
 // TestFolds: with and without snapshots and memory, the state at every version is the fold of the events up to it.
 func TestFolds(t *testing.T) {
-	base := t.TempDir()
+	base, outer := t.TempDir(), t
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(base, "fold")
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := sqlite.Open(context.Background(), filepath.Join(dir, "fold.db"), nil)
+		d, err := storetest.Driver(outer, filepath.Join(dir, "fold.db"), 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +45,7 @@ func numberedEvent(key string, seq int) event.Event {
 
 func openStore(t testing.TB, path string) *eventstore.Store {
 	t.Helper()
-	d, err := sqlite.Open(context.Background(), path, nil)
+	d, err := storetest.Driver(t, path, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 // child is the process that the crash tests kill. It prints "ack KEY SEQ" when an append was acknowledged.
@@ -34,7 +34,7 @@ func child(mode string) {
 	path := os.Getenv("CAREBUS_BUS_STORE")
 	lease, err := time.ParseDuration(os.Getenv("CAREBUS_BUS_LEASE"))
 	fatal(err)
-	d, err := sqlite.Open(ctx, path, nil)
+	d, err := storetest.Driver(nil, path, 0, nil)
 	fatal(err)
 	s := eventstore.New(d, nil)
 	b, err := bus.New(ctx, s, &bus.Options{Lease: lease})
@@ -153,6 +153,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 
+	storetest.Settle(t, s.Update)
 	// Let the survivors' work finish: the group handles what is left, and keys parked as suspects are redriven.
 	b := newBus(t, s, &bus.Options{Lease: lease})
 	if err := b.Handle("g", bus.On(thingDoneV1, applyEffect)); err != nil {

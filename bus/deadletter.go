@@ -62,7 +62,7 @@ func (f Filter) where() (string, []any) {
 		add("event_type = ?", f.EventType)
 	}
 	if f.Error != "" {
-		add("error LIKE ? ESCAPE '\\'", "%"+strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(f.Error)+"%")
+		add("LOWER(error) LIKE LOWER(?) ESCAPE '\\'", "%"+strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(f.Error)+"%")
 	}
 	if !f.Before.IsZero() {
 		add("parked_at <= ?", f.Before.UnixMicro())

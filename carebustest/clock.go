@@ -2,12 +2,12 @@ package carebustest
 
 import (
 	"context"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 // Clock is the time of a platform, moved by hand: days pass in a moment, and nothing happens before its time.
@@ -26,7 +26,7 @@ func OpenAt(t testing.TB, start time.Time) (*carebus.Platform, *Clock) {
 	t.Helper()
 	c := &Clock{t: t}
 	c.micros.Store(start.UnixMicro())
-	p, err := carebus.Open(context.Background(), "sqlite:"+filepath.Join(t.TempDir(), "carebus.db"), &carebus.Options{Clock: c.Now})
+	p, err := carebus.Open(context.Background(), storetest.New(t), &carebus.Options{Clock: c.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,18 +2,19 @@ package carebustest
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
-// Open returns a platform on a new store in a temporary folder. It is closed when the test ends.
+// Open returns a platform on a new store, which is removed when the test ends: a file, or, where CAREBUS_TEST_ENGINE is
+// "postgres", a schema of the server of CAREBUS_TEST_POSTGRES.
 func Open(t testing.TB) *carebus.Platform {
 	t.Helper()
-	p, err := carebus.Open(context.Background(), "sqlite:"+filepath.Join(t.TempDir(), "carebus.db"), nil)
+	p, err := carebus.Open(context.Background(), storetest.New(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,12 @@
 package eventstore_test
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"testing"
 
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 // TestCachedHistory: a history read before is complete although another process has appended meanwhile, is cut at the
@@ -17,7 +16,7 @@ func TestCachedHistory(t *testing.T) {
 		t.Run(fmt.Sprint("cache ", bytes), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "cache.db")
 			open := func(o *eventstore.Options) *eventstore.Store {
-				d, err := sqlite.Open(context.Background(), path, nil)
+				d, err := storetest.Driver(t, path, 0, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -136,10 +137,19 @@ func (s *sequencer) run() {
 	defer close(s.done)
 	group := make([]*ticket, 0, s.opts.GroupUnits)
 	units := make([]*driver.Unit, 0, s.opts.GroupUnits)
+	last := 0 // units of the group before
 	for t := range s.queue {
 		group, units = group[:0], units[:0]
-		if s.opts.Linger > 0 {
+		switch {
+		case s.opts.Linger > 0:
 			time.Sleep(s.opts.Linger)
+		case last > 1:
+			// Those who were answered a moment ago are about to come back: let them run first, as long as they come, or
+			// the first of them would get a commit of their own, and all others wait for it.
+			for n := -1; n < len(s.queue) && len(s.queue) < s.opts.GroupUnits; {
+				n = len(s.queue)
+				runtime.Gosched()
+			}
 		}
 		var freed int64
 		for more := true; more; {
@@ -164,7 +174,7 @@ func (s *sequencer) run() {
 		close(s.bytes)
 		s.bytes = make(chan struct{})
 		s.mu.Unlock()
-		if len(group) > 0 {
+		if last = len(group); last > 0 {
 			s.commit(group, units)
 		}
 	}

@@ -133,9 +133,17 @@ func New(d driver.Driver, o *Options) *Store {
 func (s *Store) watch(ctx context.Context) {
 	defer close(s.watched)
 	refresh := func() {
-		heads, err := s.d.Heads(ctx)
-		if err == nil {
-			s.news.publish(heads)
+		// Tried until it succeeds: the engine does not tell of the same commit again.
+		for pause := 5 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, time.Second) {
+			heads, err := s.d.Heads(ctx)
+			if err == nil {
+				s.news.publish(heads)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
 		}
 	}
 	for ctx.Err() == nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/eventstore/driver"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,7 +28,7 @@ func openAt(t *testing.T, path string, o *eventstore.Options) *eventstore.Store 
 
 func openEngine(t *testing.T, path string) driver.Driver {
 	t.Helper()
-	d, err := sqlite.Open(context.Background(), path, &sqlite.Options{Partitions: 4})
+	d, err := storetest.Driver(t, path, 4, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/flow"
 )
 
@@ -33,7 +33,7 @@ func group(name string, next int64, patterns ...string) flow.Group {
 
 func open(t *testing.T) *eventstore.Store {
 	t.Helper()
-	d, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), nil)
+	d, err := storetest.Driver(t, filepath.Join(t.TempDir(), "store.db"), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

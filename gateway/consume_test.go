@@ -13,6 +13,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 type fetched struct {
@@ -211,7 +212,7 @@ func TestLeasesRunOut(t *testing.T) {
 
 // TestGroupsSurviveTheGateway: a group that clients consume is there again after a restart, at its place.
 func TestGroupsSurviveTheGateway(t *testing.T) {
-	name := "sqlite:" + t.TempDir() + "/g.db"
+	name := storetest.New(t)
 	var seen []string
 	for run := range 3 {
 		p, err := carebus.Open(t.Context(), name, &carebus.Options{Logger: quiet})

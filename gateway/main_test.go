@@ -17,6 +17,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -38,7 +39,7 @@ func openPlatform(t testing.TB, o *carebus.Options) *carebus.Platform {
 		o = &carebus.Options{}
 	}
 	o.Logger = quiet
-	p, err := carebus.Open(context.Background(), "sqlite:"+t.TempDir()+"/gateway.db", o)
+	p, err := carebus.Open(context.Background(), storetest.New(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/projection"
 )
 
@@ -34,7 +34,7 @@ const crashLease = 150 * time.Millisecond
 func child(mode string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	d, err := sqlite.Open(ctx, os.Getenv("CAREBUS_PROJECTION_STORE"), nil)
+	d, err := storetest.Driver(nil, os.Getenv("CAREBUS_PROJECTION_STORE"), 0, nil)
 	fatal(err)
 	s := eventstore.New(d, nil)
 	b, err := bus.New(ctx, s, &bus.Options{Lease: crashLease, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
@@ -145,6 +145,7 @@ func TestKill(t *testing.T) {
 		c.end(t, syscall.SIGKILL)
 	}
 	s := openStore(t, path)
+	storetest.Settle(t, s.Update)
 	p := newPlatform(t, s)
 	projection.SetLease(crashLease)
 	d := counts(1, applyStep)
@@ -237,6 +238,7 @@ func TestAKilledRebuildGoesOn(t *testing.T) {
 		}
 	}
 	c.end(t, syscall.SIGKILL)
+	storetest.Settle(t, s.Update)
 	wantAll(t, dump(t, s), keys, n)
 	st, err := projection.Get(t.Context(), s, "counts")
 	must(t, err)

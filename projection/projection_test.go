@@ -18,7 +18,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/projection"
 )
 
@@ -44,7 +44,7 @@ func (p *platform) Upcast(e event.Event, version string) (event.Event, error) {
 
 func openStore(t testing.TB, path string) *eventstore.Store {
 	t.Helper()
-	d, err := sqlite.Open(context.Background(), path, nil)
+	d, err := storetest.Driver(t, path, 0, nil)
 	must(t, err)
 	s := eventstore.New(d, nil)
 	t.Cleanup(func() { must(t, s.Close()) })
@@ -220,7 +220,11 @@ func onlyTables(t testing.TB, s *eventstore.Store, want ...string) {
 	t.Helper()
 	var got []string
 	must(t, s.View(context.Background(), func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(context.Background(), `SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%~_g%' ESCAPE '~' AND name NOT LIKE 'carebus%' ORDER BY name`)
+		list := `SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%~_g%' ESCAPE '~' AND name NOT LIKE 'carebus%' ORDER BY name`
+		if s.Info().Name == "postgres" {
+			list = `SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename LIKE '%~_g%' ESCAPE '~' AND tablename NOT LIKE 'carebus%' ORDER BY tablename`
+		}
+		rows, err := q.QueryContext(context.Background(), list)
 		if err != nil {
 			return err
 		}

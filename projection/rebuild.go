@@ -303,7 +303,11 @@ func (b *builder) run(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err = b.switchOver(ctx, limit); !errors.Is(err, errNotYet) {
+			err = b.switchOver(ctx, limit)
+			if errors.Is(err, eventstore.ErrUnavailable) {
+				break // readers were in the way of the change of tables; where there is more to it the next look will say
+			}
+			if !errors.Is(err, errNotYet) {
 				return err
 			}
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/timer"
 )
@@ -73,15 +73,15 @@ type house struct {
 
 func (h *house) Store() *eventstore.Store { return h.store }
 
-const effectsDDL = `CREATE TABLE effects (nr INTEGER PRIMARY KEY, saga TEXT NOT NULL, what TEXT NOT NULL, UNIQUE (saga, what));`
+const effectsDDL = `CREATE TABLE effects (nr BIGINT PRIMARY KEY, saga TEXT NOT NULL, what TEXT NOT NULL, UNIQUE (saga, what));`
 
 func openStore(t testing.TB, path string, c *clock) *eventstore.Store {
 	t.Helper()
-	o := &sqlite.Options{}
+	var now func() time.Time
 	if c != nil {
-		o.Clock = c.now
+		now = c.now
 	}
-	d, err := sqlite.Open(context.Background(), path, o)
+	d, err := storetest.Driver(t, path, 0, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func (h *house) history(id string) []string {
 // effect writes a row that can be there once.
 func effect(what string) func(context.Context, bus.Tx, *order) error {
 	return func(_ context.Context, tx bus.Tx, s *order) error {
-		_, err := tx.Exec(`INSERT INTO effects (saga, what) VALUES ($1, $2)`, strings.TrimPrefix(s.RX, "RX-"), what)
+		_, err := tx.Exec(`INSERT INTO effects (nr, saga, what) SELECT COALESCE(MAX(nr), 0) + 1, $1, $2 FROM effects`, strings.TrimPrefix(s.RX, "RX-"), what)
 		return err
 	}
 }

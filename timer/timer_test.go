@@ -15,7 +15,7 @@ import (
 
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
-	"github.com/carebus/carebus/eventstore/sqlite"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/timer"
 )
 
@@ -42,11 +42,11 @@ func in(c *clock, d time.Duration) time.Time { return c.now().Add(d) }
 
 func open(t testing.TB, path string, c *clock) *eventstore.Store {
 	t.Helper()
-	o := &sqlite.Options{}
+	var now func() time.Time
 	if c != nil {
-		o.Clock = c.now
+		now = c.now
 	}
-	d, err := sqlite.Open(context.Background(), path, o)
+	d, err := storetest.Driver(t, path, 0, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestRefused(t *testing.T) {
 // not lost, and fires when it is set anew.
 func TestRefusedWhenDue(t *testing.T) {
 	refuse := true
-	d, err := sqlite.Open(context.Background(), filepath.Join(t.TempDir(), "t.db"), nil)
+	d, err := storetest.Driver(t, filepath.Join(t.TempDir(), "t.db"), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

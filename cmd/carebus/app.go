@@ -66,7 +66,8 @@ Then look:   carebus tail --from beginning, carebus group list, carebus dlq list
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef("%w; see %s --help", err, cmd.CommandPath()) })
-	root.PersistentFlags().StringVar(&a.store, "store", os.Getenv("CAREBUS_STORE"), "the store, sqlite:PATH (env CAREBUS_STORE; default: a file in the user's data directory)")
+	root.PersistentFlags().StringVar(&a.store, "store", os.Getenv("CAREBUS_STORE"), "the store, sqlite:PATH or postgres://… (env CAREBUS_STORE; default: a file in the user's data directory)")
+	root.PersistentFlags().Lookup("store").DefValue = shown(os.Getenv("CAREBUS_STORE")) // which the help shows
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.AddCommand(a.commands()...)
 	for _, cmd := range root.Commands() {
@@ -182,6 +183,12 @@ func (a *app) openExisting(ctx context.Context, cmd *cobra.Command, o *carebus.O
 	if err != nil {
 		return nil, err
 	}
+	if onServer(name) {
+		if err := onServerExists(ctx, name, o); err != nil {
+			return nil, err
+		}
+		return a.open(ctx, cmd, o)
+	}
 	path := strings.TrimPrefix(name, "sqlite:")
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		if demo, err := xdg.SearchDataFile(demoFile); err == nil && a.store == "" {
@@ -209,7 +216,7 @@ func (a *app) withRegistry(cmd *cobra.Command, fn func(ctx context.Context, p *c
 	var missing *notFoundError
 	if errors.As(err, &missing) {
 		if a.store != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "no store at %s yet; the schemas are those of the catalog\n", a.store)
+			fmt.Fprintf(cmd.ErrOrStderr(), "no store at %s yet; the schemas are those of the catalog\n", shown(a.store))
 		}
 		dir, err := os.MkdirTemp("", "carebus-catalog-")
 		if err != nil {

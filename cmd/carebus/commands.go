@@ -30,6 +30,7 @@ func (a *app) commands() []*cobra.Command {
 		newTokenCommand(a),
 		newTopologyCommand(a),
 		newVerifyCommand(a),
+		newMigrateCommand(a),
 		newVersionCommand(a),
 	}
 }

@@ -137,7 +137,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	}
 	t.Watch(p)
 	defer func() { err = errors.Join(err, p.Close()) }()
-	fmt.Fprintln(errw, "store", a.store)
+	fmt.Fprintln(errw, "store", shown(a.store))
 
 	run, err := beginDemo(ctx, p, f.seed)
 	if err != nil {
@@ -152,7 +152,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	report := demoReport{Store: a.store, Seed: f.seed, Run: run, Patients: f.patients}
+	report := demoReport{Store: shown(a.store), Seed: f.seed, Run: run, Patients: f.patients}
 	return whileRunning(ctx, p, watch, func(endShow func()) (err error) {
 		if f.stay || cmd.Flags().Changed("listen") {
 			end, serr := f.serve(ctx, cmd, p, t, &report)

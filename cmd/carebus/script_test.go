@@ -3,6 +3,7 @@ package main
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/carebus/carebus/eventstore/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -24,18 +27,29 @@ func TestMain(m *testing.M) {
 //
 // "until REGEX carebus …" runs a command again and again until what it prints fits.
 func TestScripts(t *testing.T) {
+	server := os.Getenv("CAREBUS_TEST_POSTGRES")
+	if server != "" {
+		server = storetest.Schema(t, server) // which one script uses
+	}
 	kafka, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kafka.Close) // not deferred: the scripts run in parallel, when this function has returned
 	testscript.Run(t, testscript.Params{
+		Condition: func(cond string) (bool, error) {
+			if cond == "postgres" {
+				return server != "", nil
+			}
+			return false, fmt.Errorf("no condition %q", cond)
+		},
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("CAREBUS_UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("CAREBUS_STORE", "sqlite:"+filepath.Join(env.WorkDir, "store", "test.db"))
 			env.Setenv("NO_COLOR", "1")
+			env.Setenv("POSTGRES", server)
 			env.Setenv("CAREBUS_KAFKA", strings.Join(kafka.ListenAddrs(), ","))
 			return nil
 		},

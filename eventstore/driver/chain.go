@@ -74,6 +74,28 @@ func Chain(prev, content [32]byte, partition int, offset int64, stream string, v
 	return sha256.Sum256(b)
 }
 
+// Twins returns, for each event of an append, the index of the first one with its id; nil when all ids differ.
+func Twins(events []event.Event) []int {
+	first := make(map[string]int, len(events))
+	var out []int
+	for i := range events {
+		j, seen := first[events[i].ID]
+		if !seen {
+			first[events[i].ID] = i
+			j = i
+		} else if out == nil {
+			out = make([]int, i, len(events))
+			for k := range out {
+				out[k] = k
+			}
+		}
+		if out != nil {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
 // PartitionOf returns the partition of a key: murmur2 as in Apache Kafka's default partitioner, so that a key keeps its
 // partition number when Kafka carries the events.
 func PartitionOf(key string, partitions int) int {

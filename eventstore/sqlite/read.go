@@ -8,88 +8,32 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/carebus/carebus/eventstore/driver"
 )
 
-// names are the interned types and origins, as readers know them. Ids are never reused, so what is known stays true;
-// what is not known is read.
-type names struct {
-	db      *sql.DB
-	mu      sync.RWMutex
-	types   map[int64]string
-	origins map[int64][2]string
-	maxType int64
-}
-
-func (n *names) load(ctx context.Context) error {
-	types, origins, maxType := map[int64]string{}, map[int64][2]string{}, int64(0)
-	rows, err := n.db.QueryContext(ctx, `SELECT id, name, '' FROM types UNION ALL SELECT -id, source, version FROM origins`)
+// loadNames reads the interned types and origins.
+func (d *DB) loadNames(ctx context.Context) (types map[int64]string, origins map[int64][2]string, err error) {
+	types, origins = map[int64]string{}, map[int64][2]string{}
+	rows, err := d.readers.QueryContext(ctx, `SELECT id, name, '' FROM types UNION ALL SELECT -id, source, version FROM origins`)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var id int64
 		var a, b string
 		if err := rows.Scan(&id, &a, &b); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if id > 0 {
 			types[id] = a
-			maxType = max(maxType, id)
 		} else {
 			origins[-id] = [2]string{a, b}
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(types) >= len(n.types) && len(origins) >= len(n.origins) {
-		n.types, n.origins, n.maxType = types, origins, maxType
-	}
-	return nil
-}
-
-// fill puts names in the place of ids, if they are known.
-func (n *names) fill(r *driver.Record, typ, origin int64) bool {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	t, ok1 := n.types[typ]
-	o, ok2 := n.origins[origin]
-	r.Type, r.Source, r.Version = t, o[0], o[1]
-	return ok1 && ok2
-}
-
-// matching returns the ids of the types that match, and whether that is all of them; upTo is the highest id there is.
-func (n *names) matching(ctx context.Context, match func(string) bool, upTo int64) (ids []int64, all bool, err error) {
-	n.mu.RLock()
-	stale := n.maxType < upTo
-	n.mu.RUnlock()
-	if stale {
-		if err := n.load(ctx); err != nil {
-			return nil, false, err
-		}
-	}
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	all = true
-	for id := int64(1); id <= n.maxType; id++ {
-		name, ok := n.types[id]
-		if !ok {
-			continue
-		}
-		if match(name) {
-			ids = append(ids, id)
-		} else {
-			all = false
-		}
-	}
-	return ids, all, nil
+	return types, origins, rows.Err()
 }
 
 // prepared returns a statement over the readers. Texts are few: fixed ones, and one per set of types that a group reads.
@@ -144,7 +88,7 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 			return b, nil
 		}
 		if q.Match != nil {
-			ids, all, err := d.names.matching(ctx, q.Match, upTo)
+			ids, all, err := d.names.Matching(ctx, q.Match, upTo)
 			if err != nil {
 				return b, d.readError(err)
 			}
@@ -242,12 +186,12 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 			return nil, false, err
 		}
 		var err error
-		if r.Payload, err = unpack(r.Payload); err != nil {
+		if r.Payload, err = driver.Unpack(r.Payload); err != nil {
 			return nil, false, fmt.Errorf("event %s: %w", r.ID, err)
 		}
 		r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 		r.RecordedAt = time.UnixMicro(recorded).UTC()
-		if !d.names.fill(r, typ, origin) {
+		if !d.names.Fill(r, typ, origin) {
 			unknown = append(unknown, ids{len(out) - 1, typ, origin})
 		}
 		bytes += len(r.Payload)
@@ -257,12 +201,12 @@ func (d *DB) records(ctx context.Context, rows *sql.Rows, expect, maxBytes int) 
 		return nil, false, err
 	}
 	if len(unknown) > 0 {
-		if err := d.names.load(ctx); err != nil {
+		if err := d.names.Load(ctx); err != nil {
 			return nil, false, err
 		}
 	}
 	for _, u := range unknown {
-		if r := &out[u.i]; !d.names.fill(r, u.typ, u.origin) {
+		if r := &out[u.i]; !d.names.Fill(r, u.typ, u.origin) {
 			return nil, false, fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, u.typ, u.origin)
 		}
 	}
@@ -284,7 +228,7 @@ func scanNamed(row interface{ Scan(...any) error }, r *driver.Record) error {
 	r.Partition, r.Offset = int(pos>>offsetBits), pos&offsetMask
 	r.RecordedAt = time.UnixMicro(recorded).UTC()
 	var err error
-	if r.Payload, err = unpack(payload); err != nil {
+	if r.Payload, err = driver.Unpack(payload); err != nil {
 		return fmt.Errorf("event %s: %w", r.ID, err)
 	}
 	if r.Type == "" || r.Source == "" {
@@ -493,4 +437,19 @@ func (d *DB) View(ctx context.Context, fn func(q driver.Querier) error) error {
 	}
 	defer func() { _ = tx.Rollback() }()
 	return d.readError(fn(tx))
+}
+
+// Hash returns the hash of a record's place in the chain of its partition: it stands for all records up to it. The hash
+// before the first record is zero.
+func (d *DB) Hash(ctx context.Context, partition int, offset int64) (hash [32]byte, err error) {
+	if offset < 0 {
+		return hash, nil
+	}
+	var stored []byte
+	err = d.readers.QueryRowContext(ctx, `SELECT hash FROM events WHERE pos = ?`, int64(partition)<<offsetBits|offset).Scan(&stored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return hash, fmt.Errorf("sqlite: partition %d, offset %d: %w", partition, offset, driver.ErrNotFound)
+	}
+	copy(hash[:], stored)
+	return hash, d.readError(err)
 }

@@ -47,7 +47,7 @@ type DB struct {
 
 	readers *sql.DB // for reads that are short because their rows are limited; not cut off when a context ends
 	views   *sql.DB // for what may take long: it must not keep the short ones waiting
-	names   *names
+	names   *driver.Names
 	stmts   sync.Map // text -> *sql.Stmt over readers, for the fixed texts of read.go
 
 	mu     sync.Mutex // held while committing
@@ -133,7 +133,7 @@ func (d *DB) open(ctx context.Context) (err error) {
 		return fmt.Errorf("the store has %d partitions, not %d; the number is fixed when a store is created", n, d.opts.Partitions)
 	}
 	d.info = driver.Info{Name: "sqlite", Location: d.path, Partitions: n, Format: format}
-	d.names = &names{db: d.readers}
+	d.names = driver.NewNames(d.loadNames)
 	if d.w != nil {
 		d.w.partitions = n
 	}

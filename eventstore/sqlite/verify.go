@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +18,10 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 	}
 	const batch = 2000
 	base := int64(partition) << offsetBits
-	var prev [32]byte
-	next, seen := int64(0), int64(0)
+	walk := driver.Walk{Partition: partition, Partitions: d.info.Partitions}
+	seen := int64(0)
 	for {
-		rows, err := d.views.QueryContext(ctx, `SELECT `+named2+` WHERE events.pos >= ?1 AND events.pos < ?2 ORDER BY events.pos LIMIT ?3`, base|next, base|offsetMask, batch)
+		rows, err := d.views.QueryContext(ctx, `SELECT `+named2+` WHERE events.pos >= ?1 AND events.pos < ?2 ORDER BY events.pos LIMIT ?3`, base|walk.Next, base|offsetMask, batch)
 		if err != nil {
 			return mapError(err)
 		}
@@ -36,18 +35,7 @@ func (d *DB) Verify(ctx context.Context, partition int, progress func(events int
 				rows.Close()
 				return mapError(err)
 			}
-			if r.Offset != next {
-				fault(driver.Fault{Partition: partition, Offset: next, Rule: "offset-gap", Detail: fmt.Sprintf("after offset %d comes %d", next-1, r.Offset)})
-			}
-			want := driver.Chain(prev, driver.ContentDigest(&r.Event), partition, r.Offset, r.Stream, r.StreamVersion, r.RecordedAt)
-			if !bytes.Equal(want[:], hash) {
-				fault(driver.Fault{Partition: partition, Offset: r.Offset, EventID: r.ID, Rule: "hash-chain", Detail: "the record, or one before it, is not what was stored"})
-			}
-			if p := driver.PartitionOf(r.PartitionKey, d.info.Partitions); p != partition {
-				fault(driver.Fault{Partition: partition, Offset: r.Offset, EventID: r.ID, Rule: "partition", Detail: fmt.Sprintf("its key belongs to partition %d", p)})
-			}
-			copy(prev[:], hash) // one fault is reported once, not for every record behind it
-			next = r.Offset + 1
+			walk.Record(&r, hash, fault)
 		}
 		if err := rows.Err(); err != nil {
 			rows.Close()

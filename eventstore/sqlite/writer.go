@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore/driver"
 )
 
@@ -28,10 +27,10 @@ type writer struct {
 	version  int64 // data_version at the last commit
 	known    bool  // whether the following are valid
 	heads    []head
-	recorded int64  // of the last event, µs
-	fresh    *fresh // event ids
+	recorded int64         // of the last event, µs
+	fresh    *driver.Fresh // event ids
 	streams  map[string]stream
-	packer   packer
+	packer   driver.Packer
 	spills   bool // what a savepoint may undo goes to a file
 	types    map[string]int64
 	origins  map[[2]string]int64
@@ -64,7 +63,7 @@ func (d *DB) openWriter(ctx context.Context) (*writer, error) {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	w := &writer{db: db, fresh: newFresh(), clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
+	w := &writer{db: db, fresh: driver.NewFresh(), clock: d.opts.Clock, stmts: map[string]*sql.Stmt{}, partitions: d.info.Partitions}
 	if err := w.open(ctx, d); err != nil {
 		_ = w.close()
 		return nil, err
@@ -294,7 +293,7 @@ func (w *writer) refresh() error {
 		w.version = v
 		return w.reload()
 	}
-	if w.fresh.stale(w.clock()) {
+	if w.fresh.Stale(w.clock()) {
 		return w.reloadFresh()
 	}
 	return nil
@@ -306,11 +305,11 @@ func (w *writer) reloadFresh() error {
 		return err
 	}
 	now := w.clock()
-	limit, floor := limitAt(now), ""
+	limit, floor := driver.FreshLimit(now), ""
 	if err := st.QueryRow(limit).Scan(&floor); err != nil {
 		return err
 	}
-	w.fresh.begin(now, limit, floor)
+	w.fresh.Begin(now, limit, floor)
 	return nil
 }
 
@@ -392,30 +391,9 @@ func (w *writer) savepoint(fn func() error) (err error) {
 
 // append checks an append wholly, then stores it.
 func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
-	if len(a.Digests) == 0 {
-		a.Digests = make([][32]byte, len(a.Events))
-		for i := range a.Events {
-			a.Digests[i] = driver.ContentDigest(&a.Events[i])
-		}
-	}
-	var twin []int
-	if len(a.Events) > 1 {
-		twin = twins(a.Events)
-	}
-	receipts := make([]driver.Receipt, len(a.Events))
-	duplicates := 0
-	for i := range a.Events {
-		if twin != nil && a.Digests[twin[i]] != a.Digests[i] && !driver.SameContent(&a.Events[twin[i]], &a.Events[i]) {
-			return nil, fmt.Errorf("event %s, twice in one append: %w; give a new fact a new id", a.Events[i].ID, driver.ErrDifferentContent)
-		}
-		r, err := w.duplicate(a, i)
-		if err != nil {
-			return nil, err
-		}
-		if r != nil {
-			receipts[i] = *r
-			duplicates++
-		}
+	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
+	if err != nil {
+		return nil, err
 	}
 	if duplicates == len(a.Events) {
 		return receipts, nil // said before, word for word: the answer that got lost
@@ -476,14 +454,14 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 		}
 		hash := driver.Chain(h.hash, a.Digests[i], p, h.next, a.Stream, s.version, at)
 		if _, err := st.Exec(int64(p)<<offsetBits|h.next, e.ID, places[i].typ, places[i].origin, e.CorrelationID, e.CausationID,
-			e.Timestamp, w.recorded, e.TraceID, e.PartitionKey, streamID, version, hash[:], w.packer.pack(e.Payload)); err != nil {
+			e.Timestamp, w.recorded, e.TraceID, e.PartitionKey, streamID, version, hash[:], w.packer.Pack(e.Payload)); err != nil {
 			w.appended++ // even a failed insert leaves the caches in doubt
 			return nil, fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
 		}
 		receipts[i] = driver.Receipt{EventID: e.ID, Partition: p, Offset: h.next, Stream: a.Stream, StreamVersion: s.version, RecordedAt: at}
 		h.next++
 		h.hash = hash
-		w.fresh.add(e.ID)
+		w.fresh.Add(e.ID)
 		w.appended++
 	}
 	if a.Stream != "" {
@@ -495,45 +473,16 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 	return receipts, nil
 }
 
-// duplicate returns the receipt of an event that is stored already, nil when it is new.
-func (w *writer) duplicate(a driver.Append, i int) (*driver.Receipt, error) {
-	id := a.Events[i].ID
-	if w.fresh.isNew(id) {
+// stored returns the record of an event that is stored already, nil when it is new.
+func (w *writer) stored(id string) (*driver.Record, error) {
+	if w.fresh.IsNew(id) {
 		return nil, nil
 	}
 	r, err := w.get(id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if !driver.SameContent(&r.Event, &a.Events[i]) {
-		return nil, fmt.Errorf("event %s: %w; give a new fact a new id", id, driver.ErrDifferentContent)
-	}
-	return &driver.Receipt{EventID: r.ID, Partition: r.Partition, Offset: r.Offset, Stream: r.Stream, StreamVersion: r.StreamVersion, RecordedAt: r.RecordedAt, Duplicate: true}, nil
-}
-
-// twins returns, for each event of an append, the index of the first one with its id; nil when all ids differ.
-func twins(events []event.Event) []int {
-	first := make(map[string]int, len(events))
-	var out []int
-	for i := range events {
-		j, seen := first[events[i].ID]
-		if !seen {
-			first[events[i].ID] = i
-			j = i
-		} else if out == nil {
-			out = make([]int, i, len(events))
-			for k := range out {
-				out[k] = k
-			}
-		}
-		if out != nil {
-			out = append(out, j)
-		}
-	}
-	return out
+	return &r, err
 }
 
 func (w *writer) get(id string) (driver.Record, error) {

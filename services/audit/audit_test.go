@@ -18,6 +18,7 @@ import (
 	"github.com/carebus/carebus/catalog/priorauth"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/services/audit"
 	"github.com/carebus/carebus/services/fulfillment"
 	"github.com/carebus/carebus/services/payer"
@@ -146,7 +147,7 @@ func TestForeignFills(t *testing.T) {
 
 // TestSpoiledState: a snapshot that was tampered with shows, to a process that has nothing but the store.
 func TestSpoiledState(t *testing.T) {
-	path := "sqlite:" + filepath.Join(t.TempDir(), "care.db")
+	path := storetest.New(t)
 	process := func(do func(p *carebus.Platform)) {
 		p, err := carebus.Open(t.Context(), path, nil)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
+	
 	"slices"
 	"strconv"
 	"sync"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/carebus/carebus"
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/eventstore/storetest"
 	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/services/audit"
 	"github.com/carebus/carebus/services/care"
@@ -103,7 +104,7 @@ func TestKilledServices(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("CAREBUS_KILLS")); err == nil {
 		kills = n
 	}
-	path := "sqlite:" + filepath.Join(t.TempDir(), "care.db")
+	path := storetest.New(t)
 	p, err := open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)

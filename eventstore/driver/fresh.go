@@ -1,4 +1,4 @@
-package sqlite
+package driver
 
 import (
 	"fmt"
@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// fresh knows of most new event ids, without a look at the store, that they are new. Ids made of the time (UUIDv7) rise,
+// Fresh knows of most new event ids, without a look at the store, that they are new. Ids made of the time (UUIDv7) rise,
 // but not strictly in the order of commits: callers make them, then wait for each other. So an id is new when it is
 // above every id stored a while ago, and is none of those stored since. Ids beyond the near future (names, hashes) say
 // nothing about time: they are left out of it, and cost a look.
-type fresh struct {
+type Fresh struct {
 	seed  maphash.Seed
 	limit string // ids at or above it are not judged
 	until time.Time
@@ -24,26 +24,27 @@ type fresh struct {
 // generation is how many ids are remembered at least.
 const generation = 8192
 
-func newFresh() *fresh { return &fresh{seed: maphash.MakeSeed()} }
+// NewFresh returns one that Begin must be called on.
+func NewFresh() *Fresh { return &Fresh{seed: maphash.MakeSeed()} }
 
-// stale says that begin must be called: the future that limit stands for has come near.
-func (f *fresh) stale(now time.Time) bool { return f.young == nil || now.After(f.until) }
+// Stale says that Begin must be called: the future that limit stands for has come near.
+func (f *Fresh) Stale(now time.Time) bool { return f.young == nil || now.After(f.until) }
 
-// limitAt is the limit to begin with: what a UUIDv7 of an hour from now begins with.
-func limitAt(now time.Time) string {
+// FreshLimit is the limit to begin with: what a UUIDv7 of an hour from now begins with.
+func FreshLimit(now time.Time) string {
 	ms := now.Add(time.Hour).UnixMilli()
 	return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)
 }
 
-// begin starts anew from the highest id below limit that is stored.
-func (f *fresh) begin(now time.Time, limit, floor string) {
+// Begin starts anew from the highest id below limit that is stored.
+func (f *Fresh) Begin(now time.Time, limit, floor string) {
 	f.limit, f.floor, f.until = limit, floor, now.Add(30*time.Minute)
 	f.old, f.young = map[uint64]struct{}{}, make(map[uint64]struct{}, generation)
 	f.oldMax, f.youngMax = "", ""
 }
 
-// isNew is true only for ids that are not stored.
-func (f *fresh) isNew(id string) bool {
+// IsNew is true only for ids that are not stored.
+func (f *Fresh) IsNew(id string) bool {
 	if id <= f.floor || id >= f.limit {
 		return false
 	}
@@ -53,8 +54,8 @@ func (f *fresh) isNew(id string) bool {
 	return !young && !old
 }
 
-// add says that an id is stored, or may be: one too many only costs a look.
-func (f *fresh) add(id string) {
+// Add says that an id is stored, or may be: one too many only costs a look.
+func (f *Fresh) Add(id string) {
 	if id >= f.limit {
 		return
 	}

@@ -1,4 +1,4 @@
-package sqlite
+package driver
 
 import (
 	"fmt"
@@ -11,11 +11,11 @@ import (
 // order, nearly always are.
 func TestFresh(t *testing.T) {
 	now := time.Now()
-	f := newFresh()
-	if !f.stale(now) {
+	f := NewFresh()
+	if !f.Stale(now) {
 		t.Error("not stale before it has begun")
 	}
-	f.begin(now, limitAt(now), "")
+	f.Begin(now, FreshLimit(now), "")
 	stored := map[string]bool{}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	looked, timed := 0, 0
@@ -30,18 +30,18 @@ func TestFresh(t *testing.T) {
 			ms := now.UnixMilli() + int64(i)/10
 			id = fmt.Sprintf("%08x-%04x-7%03x", ms>>16, ms&0xffff, rnd.IntN(4096))
 			timed++
-			if !f.isNew(id) && !stored[id] {
+			if !f.IsNew(id) && !stored[id] {
 				looked++
 			}
 		}
-		if f.isNew(id) && stored[id] {
+		if f.IsNew(id) && stored[id] {
 			t.Fatalf("%s is stored and was called new", id)
 		}
 		stored[id] = true
-		f.add(id)
+		f.Add(id)
 		if i%100 == 0 {
 			for id := range stored {
-				if f.isNew(id) {
+				if f.IsNew(id) {
 					t.Fatalf("%s is stored and was called new", id)
 				}
 				if rnd.IntN(50) == 0 {
@@ -53,10 +53,10 @@ func TestFresh(t *testing.T) {
 	if looked > timed/100 {
 		t.Errorf("%d of %d new ids cost a look", looked, timed)
 	}
-	if !f.stale(now.Add(time.Hour)) {
+	if !f.Stale(now.Add(time.Hour)) {
 		t.Error("not stale although its future has come")
 	}
-	if id := fmt.Sprintf("%08x-%04x-7000", now.Add(2*time.Hour).UnixMilli()>>16, 0); f.isNew(id) {
+	if id := fmt.Sprintf("%08x-%04x-7000", now.Add(2*time.Hour).UnixMilli()>>16, 0); f.IsNew(id) {
 		t.Error("an id of the far future was judged")
 	}
 }

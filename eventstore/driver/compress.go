@@ -1,12 +1,10 @@
-package sqlite
+package driver
 
 import (
 	"bytes"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/carebus/carebus/eventstore/driver"
 )
 
 // compressFrom is the size from which payloads are stored compressed, in bytes. Below it the gain is small, and most events
@@ -16,15 +14,15 @@ const compressFrom = 4 << 10
 // frame is how a compressed payload begins (RFC 8878, section 3.1.1): no JSON text does.
 var frame = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-// packer compresses payloads, one at a time: it is the writer's.
-type packer struct {
+// Packer compresses payloads for storage, one at a time: it belongs to an engine's writer. The zero value works.
+type Packer struct {
 	enc *zstd.Encoder
 	buf []byte
 }
 
-// pack returns what is stored of a payload: itself, where compressing it saves less than an eighth. The result is valid
+// Pack returns what is stored of a payload: itself, where compressing it saves less than an eighth. The result is valid
 // until the next call.
-func (p *packer) pack(payload []byte) []byte {
+func (p *Packer) Pack(payload []byte) []byte {
 	if len(payload) < compressFrom {
 		return payload
 	}
@@ -48,9 +46,9 @@ const maxUnpacked = 256 << 20
 // unpacker is safe for concurrent use.
 var unpacker, errUnpacker = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxUnpacked))
 
-// unpack returns the payload that was stored. What follows from damage is told apart from other errors: the hash chain
+// Unpack returns the payload of what Pack has made, in a slice of its own or in the one given. What follows from damage is told apart from other errors: the hash chain
 // covers the payload, not its compressed form.
-func unpack(stored []byte) ([]byte, error) {
+func Unpack(stored []byte) ([]byte, error) {
 	if !bytes.HasPrefix(stored, frame) {
 		return stored, nil
 	}
@@ -59,7 +57,7 @@ func unpack(stored []byte) ([]byte, error) {
 	}
 	payload, err := unpacker.DecodeAll(stored, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%w: a compressed payload is damaged: %w", driver.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: a compressed payload is damaged: %w", ErrCorrupt, err)
 	}
 	return payload, nil
 }
