@@ -10,7 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	
+
 	"slices"
 	"strconv"
 	"sync"
