@@ -327,7 +327,7 @@ func (h *hook) judge(id string, sent delivery) error {
 		delete(h.failing, id)
 		return nil
 	}
-	if until := sent.At.Add(sent.pause); sent.pause > 0 && until.After(h.until) {
+	if until := sent.answered.Add(sent.pause); sent.pause > 0 && until.After(h.until) {
 		h.until = until
 	}
 	t := h.failing[id]
@@ -387,13 +387,14 @@ func pauseOf(res *http.Response, now time.Time) time.Duration {
 
 // delivery is one post and how it went.
 type delivery struct {
-	Status  int       `json:"status,omitempty" doc:"The HTTP status; 0 when there was no answer."`
-	Outcome string    `json:"outcome" doc:"accepted, refused, redirect, error, time-out, no connection, forbidden address, not granted"`
-	TookMs  int64     `json:"tookMs"`
-	At      time.Time `json:"at"`
-	Attempt int       `json:"attempt"`
-	err     error
-	pause   time.Duration // that the endpoint asks for
+	Status   int       `json:"status,omitempty" doc:"The HTTP status; 0 when there was no answer."`
+	Outcome  string    `json:"outcome" doc:"accepted, refused, redirect, error, time-out, no connection, forbidden address, not granted"`
+	TookMs   int64     `json:"tookMs"`
+	At       time.Time `json:"at"`
+	Attempt  int       `json:"attempt"`
+	err      error
+	answered time.Time
+	pause    time.Duration // that the endpoint asks for, from its answer on
 }
 
 // post sends an event under the Standard Webhooks specification (www.standardwebhooks.com): the id is the event's, so that
@@ -447,7 +448,8 @@ func (ws *webhooks) post(ctx context.Context, set WebhookSettings, secrets []hoo
 	}
 	defer res.Body.Close()
 	_, _ = io.CopyN(io.Discard, res.Body, 64<<10) // so that the connection can be used again; its words are of no interest
-	out.Status, out.pause = res.StatusCode, pauseOf(res, out.At)
+	out.Status, out.answered = res.StatusCode, time.Now()
+	out.pause = pauseOf(res, out.answered)
 	switch {
 	case res.StatusCode >= 200 && res.StatusCode < 300:
 		out.Outcome = "accepted"
