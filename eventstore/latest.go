@@ -50,15 +50,22 @@ func (s *Store) Latest(ctx context.Context, q LatestQuery) (Latest, error) {
 		}
 	}
 	var out Latest
-	floor := time.Time{} // once the budget is used up: what is older may have newer neighbours that nobody has looked at
+	var floor time.Time // once the budget is used up: what is older may have newer neighbours that nobody has looked at
+	spent, emptied := false, true
 	for len(out.Records) < q.Limit {
-		if floor.IsZero() {
-			done, err := b.fill(ctx)
-			if err == nil && !done {
-				floor, err = b.edge(ctx)
+		if emptied { // a partition may have nothing found
+			if !spent {
+				done, err := b.fill(ctx)
+				if err != nil {
+					return Latest{}, err
+				}
+				spent = !done
 			}
-			if err != nil {
-				return Latest{}, err
+			if spent {
+				var err error
+				if floor, err = b.edge(ctx); err != nil {
+					return Latest{}, err
+				}
 			}
 		}
 		r, ok := b.pop(floor)
@@ -66,6 +73,7 @@ func (s *Store) Latest(ctx context.Context, q LatestQuery) (Latest, error) {
 			break
 		}
 		out.Records = append(out.Records, r)
+		emptied = len(b.parts[r.Partition].buf) == 0
 	}
 	out.Before = make([]int64, len(b.parts))
 	for p := range b.parts {
