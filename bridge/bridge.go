@@ -105,7 +105,7 @@ func (b *Bridge) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.out != nil {
-		b.out.client.Close()
+		b.out.kafka().Close()
 	}
 }
 

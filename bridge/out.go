@@ -54,16 +54,7 @@ func (b *Bridge) Out(o Out) error {
 	}
 	s := &sender{b: b, o: o, topics: map[string]*topicState{}, copied: make([]copied, b.store.Partitions())}
 	var err error
-	s.client, err = b.client(
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // murmur2 of the key, as eventstore.PartitionOf
-		kgo.ProducerLinger(0),
-		kgo.ProducerBatchMaxBytesFn(s.limit),
-		// A try ends when its context does. The record may be written all the same, and is then written again by the next
-		// try: at least once. Without this a stop would have to wait for a broker that is away.
-		kgo.AllowIdempotentProduceCancellation(),
-	)
-	if err != nil {
+	if s.client, err = s.connect(); err != nil {
 		return err
 	}
 	opts := []bus.Option{
@@ -74,11 +65,23 @@ func (b *Bridge) Out(o Out) error {
 		opts = append(opts, bus.OnForward(p, s.forward))
 	}
 	if err := b.p.Handle(Group(b.name), opts...); err != nil {
-		s.client.Close()
+		s.kafka().Close()
 		return err
 	}
 	b.out = s
 	return nil
+}
+
+func (s *sender) connect() (*kgo.Client, error) {
+	return s.b.client(
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // murmur2 of the key, as eventstore.PartitionOf
+		kgo.ProducerLinger(0),
+		kgo.ProducerBatchMaxBytesFn(s.limit),
+		// A try ends when its context does. The record may be written all the same, and is then written again by the next
+		// try: at least once. Without this a stop would have to wait for a broker that is away.
+		kgo.AllowIdempotentProduceCancellation(),
+	)
 }
 
 func (o *Out) check() error {
@@ -125,10 +128,10 @@ func judge(err error) (bus.Class, bool) {
 type sender struct {
 	b      *Bridge
 	o      Out
-	client *kgo.Client
 	copied []copied // by partition of the store
 
 	mu     sync.Mutex
+	client *kgo.Client
 	topics map[string]*topicState
 }
 
@@ -188,7 +191,7 @@ func (s *sender) forward(ctx context.Context, r eventstore.Record) error {
 // record after that. The next try is then behind it, in the same queue: a repetition, never out of order.
 func (s *sender) send(ctx context.Context, rec *kgo.Record) error {
 	done := make(chan error, 1)
-	s.client.Produce(ctx, rec, func(_ *kgo.Record, err error) { done <- err })
+	s.kafka().Produce(ctx, rec, func(_ *kgo.Record, err error) { done <- err })
 	select {
 	case err := <-done:
 		return err
@@ -202,14 +205,30 @@ func (s *sender) failed(err error) error {
 	return err
 }
 
-// forget makes the next event look at the topic anew. What the client holds for it fails, and is tried again.
+// forget makes the next event look at the topic anew, with another client. What the former one holds fails, and is tried
+// again.
+//
+// It is not enough that the client forgets the topic (PurgeTopicsFromProducing): it would number its records from 0 again,
+// as the same producer, and a broker that remembers these numbers takes the records for repetitions of earlier ones. It
+// acknowledges them and writes nothing. Another client is another producer.
 func (s *sender) forget(topic string) {
+	next, err := s.connect() // without the lock: it asks for limits
+	if err != nil {          // only wrong options, which the first client has had too
+		return
+	}
+	s.mu.Lock()
+	if s.topics[topic] != nil { // otherwise somebody else was first
+		next, s.client = s.client, next
+		clear(s.topics)
+	}
+	s.mu.Unlock()
+	next.Close()
+}
+
+func (s *sender) kafka() *kgo.Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.topics[topic] != nil {
-		delete(s.topics, topic)
-		s.client.PurgeTopicsFromProducing(topic)
-	}
+	return s.client
 }
 
 // limit is the largest batch that a topic takes; the client asks once, when it first sends to it.
@@ -237,7 +256,7 @@ func (s *sender) topic(ctx context.Context, name string) (*topicState, error) {
 		t = &topicState{ready: make(chan struct{})}
 		s.topics[name] = t
 		s.mu.Unlock()
-		maxBytes, err := s.b.ensureTopic(ctx, kadm.NewClient(s.client), name)
+		maxBytes, err := s.b.ensureTopic(ctx, kadm.NewClient(s.kafka()), name)
 		s.mu.Lock()
 		t.maxBytes, t.err = maxBytes, err
 		if err != nil && s.topics[name] == t {
