@@ -209,6 +209,8 @@ func (d *DB) open(ctx context.Context, location string) error {
 	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		return d.prepare(ctx, c, fmt.Sprint("SET statement_timeout = ", ms(d.opts.StatementTimeout)))
 	}
+	// Of connections that have rested, those that a restart of the server has ended are not used again.
+	pc.PrepareConn = func(_ context.Context, c *pgx.Conn) (bool, error) { return !stale(c.PgConn().Conn()), nil }
 	if d.readers, err = pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc); err != nil {
 		return err
 	}

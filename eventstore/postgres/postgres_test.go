@@ -215,6 +215,44 @@ func TestLostNotifications(t *testing.T) {
 	}
 }
 
+// TestIdleConnectionsEnd: reads do not meet the connections that the server has ended while they rested, as a restart does.
+func TestIdleConnectionsEnd(t *testing.T) {
+	direct := storetest.Postgres(t)
+	name := "ended-" + t.Name()
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
+	const n = 4
+	s := open(t, u.String(), &postgres.Options{Connections: n, Logger: slog.New(slog.DiscardHandler)})
+	if _, err := s.Append(t.Context(), "s", eventstore.AnyVersion, made("1", "k")); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		var busy, done sync.WaitGroup // n views at once: as many connections
+		busy.Add(n)
+		for range n {
+			done.Go(func() {
+				if err := s.View(t.Context(), func(q eventstore.Querier) error {
+					busy.Done()
+					busy.Wait()
+					return q.QueryRowContext(t.Context(), `SELECT 1`).Scan(new(int))
+				}); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.StreamVersion(t.Context(), "s"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
+		sql(t, direct, `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = $1`, name)
+	}
+}
+
 // TestLostAnswer: the answer of every commit is lost, because the connection is cut right after COMMIT was sent. The
 // outcome is found out: an append is acknowledged when it was stored, and is stored once in any case.
 func TestLostAnswer(t *testing.T) {

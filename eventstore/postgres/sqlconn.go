@@ -32,6 +32,14 @@ func (c connector) Connect(ctx context.Context) (sqldriver.Conn, error) {
 
 type sqlConn struct{ *stdlib.Conn }
 
+// ResetSession is asked before a connection is used again.
+func (c sqlConn) ResetSession(ctx context.Context) error {
+	if stale(c.Conn.Conn().PgConn().Conn()) {
+		return sqldriver.ErrBadConn
+	}
+	return c.Conn.ResetSession(ctx)
+}
+
 func (c sqlConn) QueryContext(ctx context.Context, query string, args []sqldriver.NamedValue) (sqldriver.Rows, error) {
 	rows, err := c.Conn.QueryContext(ctx, query, args)
 	if err != nil {

@@ -1,0 +1,33 @@
+//go:build unix
+
+package postgres
+
+import (
+	"crypto/tls"
+	"net"
+	"syscall"
+)
+
+// stale reports whether an idle connection has something to read: the server's last word, or the end. The server speaks
+// only when it is asked, but for notices of no interest here, so the next statement on such a connection would most likely
+// fail for what happened before it. The look costs a system call, where a ping would double the time of a short read.
+func stale(c net.Conn) bool {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	readable := false
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		readable = err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
+		return true
+	})
+	return err != nil || readable
+}
