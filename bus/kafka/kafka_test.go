@@ -802,3 +802,46 @@ func TestRecordForm(t *testing.T) {
 		t.Errorf("headers %v", got)
 	}
 }
+
+// TestProgress: whether a group is done with an event of this store is known although it reads lanes.
+func TestProgress(t *testing.T) {
+	seeds := brokers(t, 1)
+	s := newService(t, seeds, options(seeds, prefix()))
+	s.handle("g", bus.On(thingDoneV1, func(_ context.Context, _ bus.Tx, e event.Of[thing]) error {
+		if e.Payload.Key == "bad" && e.Payload.Seq == 2 {
+			return bus.Fatal(errors.New("refused"))
+		}
+		return nil
+	}))
+	s.run()
+	for seq := 1; seq <= 3; seq++ {
+		s.publish(made("bad", seq), made("good", seq))
+	}
+	s.idle()
+	if err := s.bus.Pause(t.Context(), "g", bus.Act{Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(made("good", 4))
+	var p bus.Progress
+	err := s.store.View(t.Context(), func(q eventstore.Querier) (err error) {
+		p, err = s.bus.Progress(t.Context(), q, "g")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := s.store.Type(t.Context(), eventstore.TypeQuery{Type: "test.thing.done", Limit: 100})
+	if err != nil || len(events) != 7 {
+		t.Fatal(len(events), err)
+	}
+	for _, r := range events {
+		of, err := thingDoneV1.Decode(r.Event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := of.Payload.Key == "good" && of.Payload.Seq < 4 || of.Payload.Seq == 1
+		if got := p.Passed(r.Type, r.Partition, r.Offset, r.PartitionKey); got != want {
+			t.Errorf("%+v passed: %v, want %v", of.Payload, got, want)
+		}
+	}
+}

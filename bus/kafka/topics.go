@@ -101,6 +101,17 @@ func (t *Transport) LaneAt(name string, partition int) (int, bool) {
 	return k.lane(partition), ok && partition >= 0 && partition < k.partitions
 }
 
+// LaneOf returns the lane that events of a type and key lie in.
+func (t *Transport) LaneOf(eventType, key string) (int, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.known[t.opts.Prefix+domain(eventType)]
+	if !ok {
+		return 0, false
+	}
+	return k.lane(eventstore.PartitionOf(key, k.partitions)), true
+}
+
 func domain(eventType string) string {
 	d, _, _ := strings.Cut(eventType, ".")
 	return d
