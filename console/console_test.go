@@ -2,8 +2,8 @@ package console_test
 
 import (
 	"context"
-	"encoding/json"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,34 +164,18 @@ func TestReveal(t *testing.T) {
 		}
 		id = r.ID
 	}
-	revealed := func() (out []platform.FieldRevealed) {
-		t.Helper()
-		records, err := s.p.Store().Type(context.Background(), eventstore.TypeQuery{Type: platform.FieldRevealedV1.Type(), Limit: 100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range records {
-			var told platform.FieldRevealed
-			if err := json.Unmarshal(r.Payload, &told); err != nil {
-				t.Fatal(err)
-			}
-			out = append(out, told)
-		}
-		return out
-	}
 	path := "/console/events/" + id + "/reveal"
 	s.wants(s.post(path, url.Values{"purpose": {"treatment"}}), 422)
 	s.wants(s.post(path, url.Values{"reason": {"patient on the phone"}, "purpose": {"curiosity"}}), 422)
-	if n := len(revealed()); n != 0 {
+	if n := len(s.revealed()); n != 0 {
 		t.Fatalf("%d reveals were recorded that did not happen", n)
 	}
 	form := url.Values{"reason": {"patient on the phone"}, "purpose": {"treatment"}}
 	s.wants(s.post(path, form), 200, "Zebedee", "Quixote")
 	s.lacks(s.get("/console/events/"+id), "Zebedee")
 	s.wants(s.post("/console/entities/patient.record/P1/reveal", form), 200, "Zebedee")
-	s.wants(s.post("/console/failure/reveal", url.Values{"group": {"notes"}, "key": {"K2"}, "reason": {"look"}, "purpose": {"support"}}), 200, "cannot take the note of Zebedee")
-	told := revealed()
-	if len(told) < 3 {
+	told := s.revealed()
+	if len(told) < 2 {
 		t.Fatalf("%d reveals were recorded", len(told))
 	}
 	first := told[0]
@@ -199,6 +183,39 @@ func TestReveal(t *testing.T) {
 		t.Errorf("%+v", first)
 	}
 	s.wants(s.get("/console/audit?kind=reveals"), 200, "platform.field.revealed", "patient on the phone")
+}
+
+// TestRevealError: the text of a failure's error, which may quote protected values, is shown for a purpose and a reason only,
+// once, and first it is recorded who sees it and why.
+func TestRevealError(t *testing.T) {
+	s := everything(t)
+	const text = "cannot take the note of Zebedee"
+	letter := "/console/failure?group=notes&key=K2"
+	form := func(purpose, reason string) url.Values {
+		return url.Values{"group": {"notes"}, "key": {"K2"}, "purpose": {purpose}, "reason": {reason}}
+	}
+	for _, wrong := range []url.Values{form("support", ""), form("support", "  "), form("", "look"), form("curiosity", "look")} {
+		p := s.post("/console/failure/reveal", wrong)
+		s.wants(p, 422)
+		s.lacks(p, text)
+	}
+	s.wants(s.post("/console/failure/reveal", url.Values{"group": {"notes"}, "key": {"K1"}, "purpose": {"support"}, "reason": {"look"}}), 404) // not parked
+	if n := len(s.revealed()); n != 0 {
+		t.Fatalf("%d reveals were recorded that did not happen", n)
+	}
+	s.lacks(s.get(letter), text)
+	s.wants(s.post("/console/failure/reveal", form("support", "the partner asks")), 200, text)
+	s.lacks(s.get(letter), text) // the next look is masked again
+	told := s.revealed()
+	i := slices.IndexFunc(told, func(f platform.FieldRevealed) bool { return f.Reason != nil && *f.Reason == "the partner asks" })
+	if i < 0 {
+		t.Fatalf("the reveal was not recorded with its reason: %+v", told)
+	}
+	if f := told[i]; f.EventID != "n3" || *f.EventType != "test.note.made" || *f.Purpose != "support" || f.Actor == "" || !slices.Contains(f.Fields, "error") {
+		t.Errorf("%+v", f)
+	}
+	s.wants(s.get("/console/audit?kind=reveals"), 200, "platform.field.revealed", "the partner asks")
+	s.lacks(s.get("/console/audit?kind=reveals"), "Zebedee")
 }
 
 func TestCorrectAndRedrive(t *testing.T) {
@@ -223,8 +240,7 @@ func TestCorrectAndRedrive(t *testing.T) {
 	s.publish(noted("p1", "K3", "flow-3", "", "poison"))
 	s.until("K3 is parked", func() bool { return s.parked("K3") })
 	preview := s.get("/console/redrive?group=notes")
-	_, rest, _ := strings.Cut(preview.text, `name="before" value="`)
-	before, _, _ := strings.Cut(rest, `"`)
+	before := between(preview.text, `name="before" value="`, `"`)
 	redrive := url.Values{"group": {"notes"}, "before": {before}, "keys": {"1"}}
 	s.wants(s.post("/console/redrive", redrive), 422, "say why")
 	redrive.Set("reason", "try")
