@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"sync/atomic"
@@ -33,6 +34,49 @@ func (s *site) revealed() (out []platform.FieldRevealed) {
 		out = append(out, told)
 	}
 	return out
+}
+
+// TestManyWait: a list of what waits behind a poison event never looks complete when it is not, be it cut by its length or
+// because the events of the key lie too far apart.
+func TestManyWait(t *testing.T) {
+	s := newSite(t, nil, failing)
+	noteSchema(t, s.p)
+	s.publish(noted("p1", "K2", "flow-2", "", "poison"))
+	s.until("the poison is parked", func() bool { return s.parked("K2") })
+	behind := func(from, to int) {
+		for i := from; i < to; i++ {
+			s.publish(noted(fmt.Sprint("b", i), "K2", "flow-2", "", "behind it"))
+		}
+		s.until("they wait", func() bool {
+			letters, err := s.p.Bus().DeadLetters(context.Background(), bus.Filter{Group: "notes", Key: "K2"}, 1)
+			return err == nil && len(letters) == 1 && letters[0].Events == int64(to)+1
+		})
+	}
+	const page = "/console/failure?group=notes&key=K2"
+	behind(0, 2)
+	s.wants(s.get(page), 200, "/console/events/b0", "/console/events/b1")
+	s.lacks(s.get(page), "are listed")
+
+	// Another key of the same partition, for more than is looked at in one go.
+	partitions := s.p.Store().Partitions()
+	other := ""
+	for i := 0; other == "" || eventstore.PartitionOf(other, partitions) != eventstore.PartitionOf("K2", partitions); i++ {
+		other = fmt.Sprint("other-", i)
+	}
+	for range 11 {
+		events := make([]event.Event, 2000)
+		for i := range events {
+			events[i] = noted(event.NewID(), other, "flow-3", "", "x")
+		}
+		if _, err := s.p.Store().Append(context.Background(), "", eventstore.AnyVersion, events...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind(2, 3)
+	s.wants(s.get(page), 200, "/console/events/b1", "The first 3 of 4 are listed.")
+	s.lacks(s.get(page), "/console/events/b2")
+	behind(3, 60)
+	s.wants(s.get(page), 200, "The first 3 of 61 are listed.")
 }
 
 // errand is a saga of three steps. The second is refused while the printer is out of order, and is then stuck: it does not
