@@ -53,10 +53,15 @@ func BenchmarkPages(b *testing.B) {
 	if err != nil || len(one) == 0 {
 		b.Fatalf("the store has no flow-77: ask for 1000 events at least: %v", err)
 	}
+	inLong, err := s.p.Store().Correlation(context.Background(), "flow-long", time.Time{}, 1)
+	if err != nil || len(inLong) == 0 {
+		b.Fatalf("no long flow: %v", err)
+	}
 	for _, page := range []struct{ name, path string }{
 		{"overview", "/console/"}, {"tail", "/console/tail"}, {"search", "/console/search"}, {"search-type", "/console/search?type=test.note.made"}, {"search-key", "/console/search?key=K77"},
 		{"search-rare-key", "/console/search?key=nobody"}, {"search-subject", "/console/search?subject=P7"},
 		{"search-rare-text", "/console/search?text=nothing+like+this"}, {"search-flow", "/console/search?correlation=flow-77"}, {"event", "/console/events/" + one[0].ID}, {"flows", "/console/flows"}, {"flow", "/console/flows/flow-77"},
+		{"flow-long", "/console/flows/flow-long"}, {"flow-long-tree", "/console/flows/flow-long?show=tree&groups=1"}, {"event-long", "/console/events/" + inLong[0].ID},
 		{"compare", "/console/compare?a=flow-77&b=flow-78"}, {"topology", "/console/topology"}, {"groups", "/console/groups"}, {"group", "/console/groups/notes"}, {"failures", "/console/failures"},
 		{"failure", "/console/failure?group=notes&key=K13"}, {"jobs", "/console/jobs"}, {"catalog", "/console/catalog"}, {"schema", "/console/catalog/test.note.made"}, {"patients", "/console/patients?name=quixote7"},
 		{"patient", "/console/patients/P7?version=1"}, {"projections", "/console/projections"}, {"sagas", "/console/sagas"}, {"audit", "/console/audit"}, {"find", "/console/find.json?q=" + one[0].ID},
@@ -85,6 +90,7 @@ func fill(b *testing.B, s *site, n int) {
 				b.Fatalf("the store has not %d events (%v): delete it, or ask for as many as it has", n, err)
 			}
 		}
+		long(b, s)
 		return
 	}
 	noteSchema(b, s.p)
@@ -116,7 +122,33 @@ func fill(b *testing.B, s *site, n int) {
 	if err := s.p.Bus().Idle(ctx); err != nil {
 		b.Fatal(err)
 	}
+	long(b, s)
 	b.Logf("%d events in %s", n, time.Since(began).Round(time.Millisecond))
+}
+
+// long appends a flow as an import makes them: of as many events as the API shows of one flow, each the cause of the next ten.
+func long(b *testing.B, s *site) {
+	b.Helper()
+	ctx := context.Background()
+	if found, err := s.p.Store().Correlation(ctx, "flow-long", time.Time{}, 1); err != nil || len(found) > 0 {
+		return
+	}
+	events := make([]event.Event, 20_000)
+	for i := range events {
+		cause := ""
+		if i > 0 {
+			cause = events[(i-1)/10].ID
+		}
+		events[i] = noted(event.NewID(), fmt.Sprint("L", i%10), "flow-long", cause, "imported")
+	}
+	for part := range slices.Chunk(events, 2000) {
+		if _, err := s.p.Store().Append(ctx, "", eventstore.AnyVersion, part...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.p.Bus().Idle(ctx); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // measure asks for a page, in the process.

@@ -2,12 +2,14 @@ package console_test
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/carebus/carebus/catalog/platform"
+	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 )
 
@@ -153,6 +155,57 @@ func TestPaging(t *testing.T) {
 			t.Errorf("%s: an event that came later was swept in", path)
 		}
 	}
+}
+
+// TestLongFlow goes through a flow of more events than a page looks at, and sees each once. The page of an event far behind
+// in it knows what it has caused.
+func TestLongFlow(t *testing.T) {
+	s := newSite(t, nil, nil)
+	noteSchema(t, s.p)
+	const n = 1300
+	events := make([]event.Event, n)
+	for i := range events {
+		cause := ""
+		if i > 0 {
+			cause = fmt.Sprint("x", i-1)
+		}
+		events[i] = noted(fmt.Sprint("x", i), "K1", "long", cause, "imported")
+	}
+	if _, err := s.p.Store().Append(context.Background(), "", eventstore.AnyVersion, events...); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/console/flows/long?show=table", "/console/flows/long?show=tree", "/console/flows/long?show=table&limit=1000"} {
+		seen := map[string]int{}
+		next, pages := path, 0
+		for ; next != "" && pages < 20; pages++ {
+			p := s.get(next)
+			if p.status != 200 {
+				t.Fatal(p.text)
+			}
+			if pages == 0 {
+				s.wants(p, 200, "1,000+", "1,000 or more events are drawn")
+			}
+			for _, part := range strings.Split(p.text, `data-row data-domain="test" href="/console/events/`)[1:] {
+				id, _, _ := strings.Cut(part, `"`)
+				seen[id]++
+			}
+			next = strings.ReplaceAll(between(p.text, `rel="next" href="`, `"`), "&amp;", "&")
+		}
+		for i := range n {
+			if seen[fmt.Sprint("x", i)] != 1 {
+				t.Fatalf("%s, in %d pages: x%d was seen %d times", path, pages, i, seen[fmt.Sprint("x", i)])
+			}
+		}
+	}
+	s.wants(s.get("/console/flows/long?after=yesterday"), 400, "after: give a time")
+	s.wants(s.get("/console/events/x0"), 200, "/console/events/x1", "The flow is long")
+	s.wants(s.get("/console/events/x1200"), 200, "/console/events/x1199", "/console/events/x1201", "after its cause")
+	s.wants(s.get("/console/events/x1299"), 200, "Nothing names this event as its cause")
+	s.wants(s.get("/console/search?correlation=long&limit=10"), 200, "/console/events/x0", "The oldest first.")
+	s.wants(s.get("/console/compare?a=long&b=long"), 200, "600 events")
+	s.wants(s.get("/v1/flows/long?most=1299"), 200, `"more":true`)
+	s.lacks(s.get("/v1/flows/long?most=1300"), `"more":true`)
+	s.wants(s.get("/v1/flows/long?most=0"), 422)
 }
 
 func TestReveal(t *testing.T) {
