@@ -119,7 +119,7 @@ func (q *request) readFlow(id string, all, groups bool, after time.Time, most in
 
 // mostOfFlow bounds what a page looks at of one flow: an import makes a whole life one, and the page is asked for again and
 // again while it is looked at.
-const mostOfFlow = 1000
+const mostOfFlow = 500
 
 func (q *request) flow() (*view, error) {
 	d := flowView{ID: q.path("id"), All: q.q.Get("all") != "", Groups: q.q.Get("groups") != "", Show: q.q.Get("show"), Mark: q.q.Get("mark")}
@@ -137,7 +137,7 @@ func (q *request) flow() (*view, error) {
 			return nil, problem(http.StatusBadRequest, "after: give a time such as 2026-11-27T10:00:00.25Z")
 		}
 	}
-	f, err := q.readFlow(d.ID, d.All, d.Groups, after, mostOfFlow)
+	f, err := q.readFlow(d.ID, d.All, d.Groups, after, max(mostOfFlow, d.Limit))
 	if err != nil {
 		return nil, err
 	}
