@@ -13,7 +13,7 @@ func usage() used {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return used{}
 	}
-	rss := int64(u.Maxrss)
+	rss := int64(u.Maxrss) //nolint:unconvert // it is narrower on some systems
 	if runtime.GOOS != "darwin" && runtime.GOOS != "ios" {
 		rss <<= 10 // KiB everywhere else
 	}
