@@ -254,7 +254,8 @@ func (g *Gateway) letters(ctx context.Context, f LetterFilter, limit int) ([]bus
 	return slices.DeleteFunc(letters, func(d bus.DeadLetter) bool { return !c.May(auth.Read, d.EventType) }), err
 }
 
-// letter reads a dead letter and its events: as many as limit, of a bounded part of the log, and whether more wait behind them.
+// letter reads a dead letter and its events: as many as limit, of a bounded part of the log, and whether more wait behind
+// them. Its tail is the last event that waits.
 func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadLetter, limit int) (records []eventstore.Record, more bool, err error) {
 	letters, err := g.letters(ctx, LetterFilter{Group: group, Key: key}, 1)
 	if err != nil {
@@ -264,17 +265,11 @@ func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadL
 		return nil, false, notFound("group %s has no such parked key", group)
 	}
 	*into = letters[0]
-	status, err := g.p.Bus().Group(ctx, group)
-	if err != nil {
+	if records, err = g.p.Bus().Waiting(ctx, letters[0], limit); err != nil {
 		return nil, false, err
 	}
-	batch, err := g.p.Store().Partition(ctx, eventstore.PartitionQuery{
-		Partition: into.Partition, From: into.Head, To: into.Tail + 1, Key: key, Limit: limit,
-		Match: func(t string) bool {
-			return slices.ContainsFunc(status.Patterns, func(p string) bool { return bus.Matches(p, t) })
-		},
-	})
-	return batch.Records, batch.Next <= into.Tail, err
+	n := len(records)
+	return records, int64(n) < into.Events && (n == 0 || records[n-1].Offset < into.Tail), nil
 }
 
 // withoutDigits is the shape of an error text.

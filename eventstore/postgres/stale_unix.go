@@ -24,10 +24,10 @@ func stale(c net.Conn) bool {
 		return true
 	}
 	readable := false
-	err = raw.Read(func(fd uintptr) bool {
+	// Not raw.Read: that waits for whoever is reading, and pgx may read in the background, without end, after a slow write.
+	err = raw.Control(func(fd uintptr) {
 		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		readable = err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
-		return true
 	})
 	return err != nil || readable
 }
