@@ -24,10 +24,11 @@ func stale(c net.Conn) bool {
 		return true
 	}
 	readable := false
-	err = raw.Read(func(fd uintptr) bool {
+	// Control, not Read: pgx may still have a read of its own waiting on the connection, and Read would wait for that one,
+	// which nothing ends.
+	err = raw.Control(func(fd uintptr) {
 		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		readable = err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
-		return true
 	})
 	return err != nil || readable
 }
