@@ -58,7 +58,7 @@ func visits(ctx context.Context, p *carebus.Platform) error {
 
 func open(t *testing.T, name string) *carebus.Platform {
 	t.Helper()
-	p, err := carebus.Open(context.Background(), name, &carebus.Options{Logger: slog.New(slog.DiscardHandler)})
+	p, err := carebus.Open(context.Background(), name, &carebus.Options{Logger: slog.New(slog.DiscardHandler), Lease: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
