@@ -134,3 +134,11 @@ func openSource(ctx context.Context, name string) (Engine, error) {
 	}
 	return postgres.Open(ctx, name, &postgres.Options{IdleTimeout: lockedFor})
 }
+
+// OpenEngine opens an existing store for reading, "sqlite:PATH" or "postgres://…".
+func OpenEngine(ctx context.Context, name string) (Engine, error) {
+	if path, file := strings.CutPrefix(name, "sqlite:"); file {
+		return sqlite.Open(ctx, path, &sqlite.Options{ReadOnly: true})
+	}
+	return postgres.Open(ctx, name, &postgres.Options{ReadOnly: true})
+}
