@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +30,7 @@ carebus migrate --from sqlite:carebus.db --to sqlite:wide.db --partitions 48`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, f := range []struct{ flag, name string }{{"from", from}, {"to", to}} {
-				if path, ok := strings.CutPrefix(f.name, "sqlite:"); (!ok || path == "") && !onServer(f.name) {
+				if !isStoreName(f.name) {
 					return usagef("--%s %s: give sqlite:PATH or postgres://USER@HOST:PORT/DATABASE", f.flag, shown(f.name))
 				}
 			}

@@ -108,23 +108,10 @@ func (a *Archive) restore(ctx context.Context, to *migrate.Target, r *Restored, 
 	if err != nil {
 		return err
 	}
-	before := int64(0)
 	for p, head := range heads {
 		if head != a.m.Partitions[p].Events {
 			return fmt.Errorf("archive: %w: partition %d; choose another target", migrate.ErrDiffers, p)
 		}
-		var fault *driver.Fault
-		if err := to.Verify(ctx, p, func(n int64) { progress("verify", before+n, r.Events) }, func(f driver.Fault) {
-			if fault == nil {
-				fault = &f
-			}
-		}); err != nil {
-			return err
-		}
-		if fault != nil {
-			return fmt.Errorf("%w: the store that was made: %s at partition %d, offset %d: %s", driver.ErrCorrupt, fault.Rule, fault.Partition, fault.Offset, fault.Detail)
-		}
-		before += head
 	}
-	return nil
+	return migrate.Whole(ctx, to, func(n int64) { progress("verify", n, r.Events) })
 }

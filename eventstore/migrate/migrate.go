@@ -152,6 +152,12 @@ func sum(heads []int64) (n int64) {
 
 // verify walks a store; a fault ends the copy.
 func (c *copier) verify(ctx context.Context, d driver.Driver, stage string) error {
+	return Whole(ctx, d, func(n int64) { c.progress(stage, n, c.report.Events) })
+}
+
+// Whole verifies a store. A fault is a driver.ErrCorrupt that names the first one of a partition. progress is told how
+// many events have been seen.
+func Whole(ctx context.Context, d driver.Driver, progress func(events int64)) error {
 	heads, err := d.Heads(ctx)
 	if err != nil {
 		return err
@@ -159,7 +165,7 @@ func (c *copier) verify(ctx context.Context, d driver.Driver, stage string) erro
 	before := int64(0)
 	for p, head := range heads {
 		var first *driver.Fault
-		err := d.Verify(ctx, p, func(n int64) { c.progress(stage, before+n, c.report.Events) }, func(f driver.Fault) {
+		err := d.Verify(ctx, p, func(n int64) { progress(before + n) }, func(f driver.Fault) {
 			if first == nil {
 				first = &f
 			}

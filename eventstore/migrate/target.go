@@ -50,10 +50,7 @@ func OpenTarget(ctx context.Context, name string, partitions int) (*Target, erro
 		}
 		return &Target{Engine: to, Import: to.Import, server: to}, nil
 	}
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		if err == nil {
-			err = fmt.Errorf("migrate: %s is there already; choose another path", path)
-		}
+	if err := free(path); err != nil {
 		return nil, err
 	}
 	to, err := sqlite.Open(ctx, path+unfinished, &sqlite.Options{Partitions: partitions})
@@ -63,31 +60,47 @@ func OpenTarget(ctx context.Context, name string, partitions int) (*Target, erro
 	return &Target{Engine: to, Import: to.Import, path: path}, nil
 }
 
+func free(path string) error {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("migrate: %s is there already; choose another path", path)
+	}
+	return err
+}
+
 // Finish makes the target a store like any other, and closes it. A crash leaves it either finished or not.
 func (t *Target) Finish(ctx context.Context) error {
 	if t.server != nil {
 		return errors.Join(t.server.EndCopy(ctx), t.server.Close())
 	}
-	from := t.path + unfinished
 	if err := t.Close(); err != nil { // the engine carries its log over into the file, durably
 		return err
 	}
-	if info, err := os.Stat(from + "-wal"); err == nil && info.Size() > 0 {
-		return fmt.Errorf("migrate: another process has %s open; end it", from)
+	if info, err := os.Stat(t.path + unfinished + "-wal"); err == nil && info.Size() > 0 {
+		return fmt.Errorf("migrate: another process has %s open; end it", t.path+unfinished)
 	}
-	// 1. Were the store there by now, it would be another one. A crash behind this: the next run finds the whole file.
-	// 2. Link fails where there is a file of the name, which a rename would replace.
-	// 3. Only when the new name is durable the old one goes; a crash between leaves both, and the store is whole.
-	if err := os.Link(from, t.path); err != nil {
+	return place(t.path)
+}
+
+// place gives a whole and durable file, which has ".unfinished" behind its name, its own name.
+//
+//  1. Link fails where there is a file of the name, which a rename would replace.
+//  2. Only when the new name is durable the old one goes. A crash between leaves both: the store is whole.
+func place(path string) error {
+	from := path + unfinished
+	if err := os.Link(from, path); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("migrate: %s is there already; choose another path", t.path)
+			return fmt.Errorf("migrate: %s is there already; choose another path", path)
 		}
 		// A file system without links.
-		if err := os.Rename(from, t.path); err != nil {
+		if err := os.Rename(from, path); err != nil {
 			return err
 		}
 	}
-	if err := syncFolder(filepath.Dir(t.path)); err != nil {
+	if err := syncFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
 	for _, rest := range []string{"", "-turn", "-wal", "-shm"} {
