@@ -253,7 +253,11 @@ func engines(t *testing.T, run func(t *testing.T, engine string)) {
 // not handled again, what was not is still handled, parked keys wait as before, and work goes on.
 func TestPartitions(t *testing.T) {
 	engines(t, func(t *testing.T, engine string) {
-		for _, n := range []int{24, 36, 13, 8, 1} {
+		counts := []int{24, 36, 13, 8, 1}
+		if testing.Short() {
+			counts = []int{24, 8}
+		}
+		for _, n := range counts {
 			seed := rand.Uint64()
 			t.Run(fmt.Sprintf("%d seed %d", n, seed), func(t *testing.T) {
 				from, to := names(t, engine)

@@ -145,7 +145,7 @@ func openSource(ctx context.Context, name string) (Engine, error) {
 	if err := look.Close(); err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, name, &postgres.Options{IdleTimeout: lockedFor})
+	return postgres.Open(ctx, name, &postgres.Options{StatementTimeout: lockedFor, IdleTimeout: lockedFor})
 }
 
 // OpenEngine opens an existing store for reading, "sqlite:PATH" or "postgres://…".
