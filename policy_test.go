@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"eventstore/sqlite":     {"event", "eventstore/driver"},
 	"eventstore/postgres":   {"event", "eventstore/driver"},
 	"eventstore/migrate":    {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
+	"eventstore/archive":    {"eventstore/driver", "eventstore/migrate"},
 	"eventstore/storetest":  {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"bus":                   {"event", "eventstore"},
 	"bus/kafka":             {"event", "eventstore", "bus"},

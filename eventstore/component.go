@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/carebus/carebus/eventstore/driver"
 )
 
 // Migrate brings a component's tables up to date. steps are scripts in the SQL that engines share; each is carried out
@@ -57,38 +59,10 @@ func (s *Store) All(ctx context.Context, from []int64, match func(eventType stri
 			yield(Record{}, err)
 			return
 		}
-		type cursor struct {
-			buf  []Record
-			next int64
-			to   int64
-		}
-		cs := make([]cursor, len(heads))
-		for p := range cs {
-			cs[p].to = heads[p]
-			if p < len(from) {
-				cs[p].next = from[p]
-			}
-		}
-		for {
-			best := -1
-			for p := range cs {
-				c := &cs[p]
-				for len(c.buf) == 0 && c.next < c.to {
-					b, err := s.Partition(ctx, PartitionQuery{Partition: p, From: c.next, To: c.to, Match: match, Limit: 256, MaxBytes: 1 << 20})
-					if err != nil {
-						yield(Record{}, err)
-						return
-					}
-					c.buf, c.next = b.Records, b.Next
-				}
-				if len(c.buf) > 0 && (best < 0 || c.buf[0].RecordedAt.Before(cs[best].buf[0].RecordedAt)) {
-					best = p
-				}
-			}
-			if best < 0 || !yield(cs[best].buf[0], nil) {
+		for r, err := range driver.Merged(ctx, s.d, from, heads, match, 1<<20) {
+			if !yield(r, err) {
 				return
 			}
-			cs[best].buf = cs[best].buf[1:]
 		}
 	}
 }

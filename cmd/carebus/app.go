@@ -25,6 +25,8 @@ import (
 	"github.com/carebus/carebus/bridge"
 	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/eventstore"
+	"github.com/carebus/carebus/eventstore/archive"
+	"github.com/carebus/carebus/eventstore/migrate"
 	"github.com/carebus/carebus/saga"
 	"github.com/carebus/carebus/schema"
 )
@@ -131,7 +133,8 @@ func exitCode(err error) int {
 		return 3
 	case errors.Is(err, eventstore.ErrConflict), errors.Is(err, eventstore.ErrDifferentContent), errors.Is(err, saga.ErrEnded), errors.Is(err, saga.ErrNotStuck),
 		errors.Is(err, saga.ErrUndoing), errors.Is(err, saga.ErrParked),
-		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersion):
+		errors.Is(err, schema.ErrIncompatible), errors.Is(err, schema.ErrVersion), errors.Is(err, migrate.ErrBusy), errors.Is(err, migrate.ErrDiffers),
+		errors.Is(err, archive.ErrDiffers), errors.Is(err, archive.ErrLocked), errors.Is(err, archive.ErrOpen):
 		return 4
 	}
 	return 1

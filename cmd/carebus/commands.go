@@ -4,6 +4,8 @@ import "github.com/spf13/cobra"
 
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		newArchiveCommand(a),
+		newBackupCommand(a),
 		newBenchCommand(a),
 		newBridgeCommand(a),
 		newCatalogCommand(a),

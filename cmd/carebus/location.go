@@ -15,6 +15,12 @@ func onServer(name string) bool {
 	return strings.HasPrefix(name, "postgres://") || strings.HasPrefix(name, "postgresql://")
 }
 
+// isStoreName reports whether a name says which engine it means.
+func isStoreName(name string) bool {
+	path, file := strings.CutPrefix(name, "sqlite:")
+	return file && path != "" || onServer(name)
+}
+
 // shown is the name of a store as it may be told: without a password.
 func shown(name string) string {
 	if onServer(name) {

@@ -14,13 +14,19 @@ import (
 )
 
 func newVerifyCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var dir string
+	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove that the store is whole, or name what is wrong",
 		Long: `Walks the whole store: offsets and versions without gaps, every record's hash following from the one before, indexes that
-agree with the log. Exit code 1 when anything is wrong.`,
+agree with the log. Exit code 1 when anything is wrong.
+
+With --archive it is an archive that is proved, file by file, and, where a store is named, that it is the beginning of it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dir != "" {
+				return a.verifyArchive(cmd, dir)
+			}
 			return a.with(cmd, reading(), func(ctx context.Context, p *carebus.Platform) error {
 				bar := newProgress(cmd.ErrOrStderr(), "verifying")
 				report, err := p.Store().Verify(ctx, bar.set)
@@ -40,6 +46,8 @@ agree with the log. Exit code 1 when anything is wrong.`,
 			})
 		},
 	}
+	cmd.Flags().StringVar(&dir, "archive", "", "prove the archive in this folder")
+	return cmd
 }
 
 func (a *app) printFaults(w io.Writer, faults []eventstore.Fault) error {

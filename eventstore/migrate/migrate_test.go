@@ -24,6 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func progress(p migrate.Progress) *migrate.Options { return &migrate.Options{Progress: p} }
+
 type visit struct {
 	PatientID string `json:"patientId"`
 	N         int    `json:"n"`
@@ -56,7 +58,7 @@ func visits(ctx context.Context, p *carebus.Platform) error {
 
 func open(t *testing.T, name string) *carebus.Platform {
 	t.Helper()
-	p, err := carebus.Open(context.Background(), name, &carebus.Options{Logger: slog.New(slog.DiscardHandler)})
+	p, err := carebus.Open(context.Background(), name, &carebus.Options{Logger: slog.New(slog.DiscardHandler), Lease: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,12 +164,12 @@ func TestRun(t *testing.T) {
 	address := storetest.Postgres(t)
 	path, seen := filled(t)
 	stages := map[string]int64{}
-	report, err := migrate.Run(t.Context(), path, address, func(stage string, done, total int64) {
+	report, err := migrate.Run(t.Context(), "sqlite:"+path, address, progress(func(stage string, done, total int64) {
 		if done < stages[stage] || done > total {
 			t.Errorf("%s: %d of %d after %d", stage, done, total, stages[stage])
 		}
 		stages[stage] = done
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +185,7 @@ func TestRun(t *testing.T) {
 	if r, err := p.Store().Verify(t.Context(), nil); err != nil || r.FaultCount > 0 || r.Events != report.Events+20 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if _, err := migrate.Run(t.Context(), path, address, nil); err == nil {
+	if _, err := migrate.Run(t.Context(), "sqlite:"+path, address, nil); err == nil {
 		t.Error("a store that is in use was taken for a target")
 	}
 }
@@ -194,11 +196,11 @@ func TestInterrupted(t *testing.T) {
 	path, seen := filled(t)
 	enough := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	_, err := migrate.Run(ctx, path, address, func(stage string, done, _ int64) {
+	_, err := migrate.Run(ctx, "sqlite:"+path, address, progress(func(stage string, done, _ int64) {
 		if stage == "events" && done > 20 {
 			cancel(enough)
 		}
-	})
+	}))
 	if err == nil {
 		t.Fatal("it ended although it was broken off")
 	}
@@ -206,10 +208,10 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("opening an unfinished copy: %v; want ErrFormat", err)
 	}
 	other, _ := filled(t)
-	if _, err := migrate.Run(t.Context(), other, address, nil); !errors.Is(err, migrate.ErrDiffers) {
+	if _, err := migrate.Run(t.Context(), "sqlite:"+other, address, nil); !errors.Is(err, migrate.ErrDiffers) {
 		t.Errorf("going on with another source: %v; want ErrDiffers", err)
 	}
-	report, err := migrate.Run(t.Context(), path, address, nil)
+	report, err := migrate.Run(t.Context(), "sqlite:"+path, address, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,10 +233,10 @@ func TestRefusals(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := migrate.Run(t.Context(), path, address, nil); err == nil {
+	if _, err := migrate.Run(t.Context(), "sqlite:"+path, address, nil); err == nil {
 		t.Error("a target with tables was accepted")
 	}
-	if _, err := migrate.Run(t.Context(), filepath.Join(t.TempDir(), "none.db"), address, nil); !errors.Is(err, driver.ErrNotFound) {
+	if _, err := migrate.Run(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "none.db"), address, nil); !errors.Is(err, driver.ErrNotFound) {
 		t.Errorf("a source that does not exist: %v; want ErrNotFound", err)
 	}
 }

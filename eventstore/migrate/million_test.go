@@ -49,7 +49,7 @@ func TestMillion(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin, at, stage := time.Now(), time.Now(), ""
-	report, err := migrate.Run(t.Context(), path, address, func(name string, done, total int64) {
+	report, err := migrate.Run(t.Context(), "sqlite:"+path, address, progress(func(name string, done, total int64) {
 		if name != stage {
 			t.Logf("%-14s begins after %v", name, time.Since(begin).Round(time.Millisecond))
 			stage, at = name, time.Now()
@@ -57,7 +57,7 @@ func TestMillion(t *testing.T) {
 		if done == total {
 			t.Logf("%-14s %d in %v, %.0f/s", name, done, time.Since(at).Round(time.Millisecond), float64(done)/time.Since(at).Seconds())
 		}
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,15 +3,21 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/carebus/carebus/eventstore/driver"
 )
 
 // tables copies every table beside the log, its indexes and views, by one transaction of the target: either it has all, or
-// it begins again. Definitions are those that components have given, in the SQL that engines share.
+// it begins again.
 func (c *copier) tables(ctx context.Context, tx driver.Tx) error {
-	found, err := definitions(ctx, tx)
+	list := serverDefinitions
+	if c.sqlite {
+		list = fileDefinitions
+	}
+	found, err := list(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -32,6 +38,12 @@ func (c *copier) tables(ctx context.Context, tx driver.Tx) error {
 			if d.kind != "table" {
 				continue
 			}
+			if c.layout != nil && c.layout.places(d.name) {
+				if err := c.layout.rewrite(ctx, tx, to, d.name); err != nil {
+					return fmt.Errorf("migrate: rewriting table %s: %w", d.name, err)
+				}
+				continue
+			}
 			n, err := copyRows(ctx, tx, to, d.name, func(n int64) { c.progress("tables", done+n, total) })
 			if err != nil {
 				return fmt.Errorf("migrate: copying table %s: %w", d.name, err)
@@ -45,7 +57,7 @@ func (c *copier) tables(ctx context.Context, tx driver.Tx) error {
 			}
 			done += n
 		}
-		_, err := to.ExecContext(ctx, `INSERT INTO carebus_meta (name, value) VALUES ('copy-tables', $1)`, "finished")
+		_, err := to.ExecContext(ctx, `INSERT INTO `+c.to.meta()+` (name, value) VALUES ('copy-tables', $1)`, "finished")
 		return err
 	}}
 	made, err := c.made(ctx)
@@ -65,7 +77,7 @@ func (c *copier) tables(ctx context.Context, tx driver.Tx) error {
 // made reports whether an earlier run has copied the tables.
 func (c *copier) made(ctx context.Context) (made bool, err error) {
 	err = c.to.View(ctx, func(q driver.Querier) error {
-		return q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM carebus_meta WHERE name = 'copy-tables')`).Scan(&made)
+		return q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM `+c.to.meta()+` WHERE name = 'copy-tables')`).Scan(&made)
 	})
 	return made, err
 }
@@ -83,32 +95,6 @@ func counted(ctx context.Context, q driver.Querier, found []definition) (out []T
 	}
 	return out, nil
 }
-
-type definition struct{ kind, name, sql string }
-
-// definitions lists tables, then indexes, then views, each in the order in which they were made.
-func definitions(ctx context.Context, q driver.Querier) (out []definition, err error) {
-	rows, err := q.QueryContext(ctx, `SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite~_%' ESCAPE '~'
-		AND tbl_name NOT IN ('meta', 'types', 'origins', 'streams', 'events')
-		ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 ELSE 2 END, rowid`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var d definition
-		if err := rows.Scan(&d.kind, &d.name, &d.sql); err != nil {
-			return nil, err
-		}
-		if d.kind != "table" && d.kind != "index" && d.kind != "view" {
-			return nil, fmt.Errorf("migrate: the source has a %s, %s, which is not of the SQL that engines share; drop it", d.kind, d.name)
-		}
-		out = append(out, d)
-	}
-	return out, rows.Err()
-}
-
-func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 func count(ctx context.Context, q driver.Querier, table string) (n int64, err error) {
 	err = q.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+quote(table)).Scan(&n)
@@ -186,4 +172,77 @@ func insertInto(table string, columns []string, rows int) string {
 		b.WriteByte(')')
 	}
 	return b.String()
+}
+
+// parkedTables have rows of keys that wait, from one place to another.
+var parkedTables = []string{"carebus_parked", "carebus_replay_parked"}
+
+// places reports whether a table names places in the log, which a new layout moves.
+func (l *layout) places(table string) bool {
+	return slices.Contains(parkedTables, table) || table == "carebus_checkpoints" || table == "carebus_bridge_ranges"
+}
+
+// rewrite fills a table of the target with the rows of the source, as they are in the new layout.
+func (l *layout) rewrite(ctx context.Context, from, to driver.Tx, table string) error {
+	switch table {
+	case "carebus_checkpoints":
+		groups, err := readCheckpoints(ctx, from, l.m)
+		if err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(groups)) {
+			for t := range l.n {
+				c, err := l.translate(name, groups[name], t)
+				if err != nil {
+					return err
+				}
+				if _, err := to.ExecContext(ctx, `INSERT INTO carebus_checkpoints (grp, part, next, epoch, owner, expires_at, handling, deaths, replay_from, replay_to, resume_at, updated_at)
+					VALUES ($1, $2, $3, $4, '', 0, -1, 0, $5, $6, $7, $8)`, name, t, c.next, c.epoch, c.from, c.to, c.resume, c.updated); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	case "carebus_bridge_ranges":
+		for _, bridge := range slices.Sorted(maps.Keys(l.ranges)) {
+			for t, runs := range l.ranges[bridge].new {
+				for _, run := range runs {
+					if _, err := to.ExecContext(ctx, `INSERT INTO carebus_bridge_ranges (bridge, part, lo, hi) VALUES ($1, $2, $3, $4)`, bridge, t, run[0], run[1]); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}
+	// The rows of parked keys: as they are, then moved. A key has one row per group, so none meets another.
+	if _, err := copyRows(ctx, from, to, table, func(int64) {}); err != nil {
+		return err
+	}
+	type row struct {
+		group, key string
+		part       int
+		head, tail int64
+	}
+	var r row
+	var all []row
+	if err := each(ctx, from, `SELECT grp, part, pkey, head, tail FROM `+table, []any{&r.group, &r.part, &r.key, &r.head, &r.tail}, func() error {
+		all = append(all, r)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, r := range all {
+		t := driver.PartitionOf(r.key, l.n)
+		if _, err := to.ExecContext(ctx, `UPDATE `+table+` SET part = $1, head = $2, tail = $3 WHERE grp = $4 AND part = $5 AND pkey = $6`,
+			t, l.at(r.part, r.head, t), l.at(r.part, r.tail, t), r.group, r.part, r.key); err != nil {
+			return err
+		}
+	}
+	if table == "carebus_replay_parked" { // a part of a replay may be over in the new partition: see translate
+		_, err := to.ExecContext(ctx, `DELETE FROM carebus_replay_parked WHERE NOT EXISTS (SELECT 1 FROM carebus_checkpoints c
+			WHERE c.grp = carebus_replay_parked.grp AND c.part = carebus_replay_parked.part AND c.replay_to > 0)`)
+		return err
+	}
+	return nil
 }

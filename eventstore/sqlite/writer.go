@@ -389,6 +389,8 @@ func (w *writer) savepoint(fn func() error) (err error) {
 	return err
 }
 
+const insertText = `INSERT INTO events (pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, stream, version, hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
 // append checks an append wholly, then stores it.
 func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
@@ -420,15 +422,12 @@ func (w *writer) append(a driver.Append) ([]driver.Receipt, error) {
 		}
 	}
 	if a.Stream != "" && s.id == 0 {
-		res, err := w.exec(`INSERT INTO streams (name) VALUES (?)`, a.Stream)
-		if err != nil {
-			return nil, err
-		}
-		if s.id, err = res.LastInsertId(); err != nil {
+		var err error
+		if s.id, err = w.newStream(a.Stream); err != nil {
 			return nil, err
 		}
 	}
-	st, err := w.stmt(`INSERT INTO events (pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, stream, version, hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	st, err := w.stmt(insertText)
 	if err != nil {
 		return nil, err
 	}
@@ -509,6 +508,14 @@ func (w *writer) stream(name string) (stream, error) {
 		return stream{}, nil
 	}
 	return s, err
+}
+
+func (w *writer) newStream(name string) (id int64, err error) {
+	res, err := w.exec(`INSERT INTO streams (name) VALUES (?)`, name)
+	if err != nil {
+		return 0, err
+	}
+	return res.LastInsertId()
 }
 
 func (w *writer) intern(cache map[string]int64, name string) (int64, error) {
