@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os/exec"
 	"slices"
@@ -16,14 +17,13 @@ import (
 	"time"
 
 	"github.com/carebus/carebus"
-	"github.com/carebus/carebus/bus"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/simulation"
 )
 
 const (
-	lease  = 1500 * time.Millisecond
+	lease  = 3 * time.Second
 	pickup = "3s"
 )
 
@@ -134,7 +134,7 @@ func (s *system) start(t *testing.T, v *replica) {
 	if s.mended {
 		args = append(args, "--mended")
 	}
-	p := &process{cmd: exec.Command("carebus", append(args, v.services...)...), running: make(chan struct{}), ended: make(chan struct{})}
+	p := &process{services: v.services, cmd: exec.Command("carebus", append(args, v.services...)...), ended: make(chan struct{})}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -149,20 +149,17 @@ func (s *system) start(t *testing.T, v *replica) {
 
 // process is a process of carebus run.
 type process struct {
-	cmd     *exec.Cmd
-	running chan struct{} // closed when it says that it runs
-	ended   chan struct{} // closed when it has ended
-	err     error         // how it has ended
-	mu      sync.Mutex
-	said    []string // the last lines
+	services []string
+	cmd      *exec.Cmd
+	ended    chan struct{} // closed when it has ended
+	err      error         // how it has ended
+	mu       sync.Mutex
+	said     []string // the last lines
 }
 
 func (p *process) watch(stderr io.Reader) {
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "running ") {
-			close(p.running)
-		}
 		p.mu.Lock()
 		p.said = append(p.said[max(0, len(p.said)-20):], lines.Text())
 		p.mu.Unlock()
@@ -174,13 +171,11 @@ func (p *process) watch(stderr io.Reader) {
 func (p *process) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return fmt.Sprintf("carebus %s:\n  %s", strings.Join(p.cmd.Args[1:], " "), strings.Join(p.said, "\n  "))
+	return fmt.Sprintf("process %d, %s:\n  %s", p.cmd.Process.Pid, strings.Join(p.services, ", "), strings.Join(p.said, "\n  "))
 }
 
-// holds tells what the process has, by the names that carebus run gives its members.
-func (p *process) holds(s bus.PartitionStatus) bool { return p.is(s.Owner) }
-
-func (p *process) is(member string) bool {
+// has tells what the process has, by the names that carebus run gives its members.
+func (p *process) has(member string) bool {
 	return strings.Contains(member, fmt.Sprintf("-%d-", p.cmd.Process.Pid))
 }
 
@@ -212,83 +207,102 @@ type place struct {
 	partition int
 }
 
-// places are those of every group that a condition holds for, with how far they are.
-func (s *system) places(t *testing.T, of func(bus.PartitionStatus) bool) map[place]int64 {
-	t.Helper()
-	var out map[place]int64
-	s.until(t, "a look at the groups", func() (bool, error) {
-		out = map[place]int64{}
-		for _, name := range s.groups {
-			g, err := s.p.Bus().Group(s.ctx, name)
-			if err != nil {
-				return false, err
-			}
-			for _, part := range g.Partitions {
-				if of(part) {
-					out[place{name, part.Partition}] = part.Next
-				}
-			}
+// standing is how far a group is in a partition, and which member has it.
+type standing struct {
+	next  int64
+	owner string
+}
+
+// look reads how all groups stand, and which of them each member takes part in. It is one glance at small tables: who looks
+// often must not be a burden to what is looked at.
+func (s *system) look() (places map[place]standing, members map[string][]string, err error) {
+	places, members = map[place]standing{}, map[string][]string{}
+	err = s.p.Store().View(s.ctx, func(q eventstore.Querier) error {
+		rows, err := q.QueryContext(s.ctx, `SELECT grp, part, next, owner FROM carebus_checkpoints`)
+		if err != nil {
+			return err
 		}
+		for rows.Next() {
+			var at place
+			var now standing
+			if err := rows.Scan(&at.group, &at.partition, &now.next, &now.owner); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			places[at] = now
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		if rows, err = q.QueryContext(s.ctx, `SELECT grp, member FROM carebus_members`); err != nil {
+			return err
+		}
+		for rows.Next() {
+			var group, member string
+			if err := rows.Scan(&group, &member); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			members[member] = append(members[member], group)
+		}
+		return errors.Join(rows.Err(), rows.Close())
+	})
+	return places, members, err
+}
+
+// places are those whose owners fit.
+func (s *system) places(t *testing.T, of func(owner string) bool) (held map[place]standing) {
+	t.Helper()
+	s.until(t, "a look at the groups", func() (_ bool, err error) {
+		if held, _, err = s.look(); err != nil {
+			return false, err
+		}
+		maps.DeleteFunc(held, func(_ place, now standing) bool { return !of(now.owner) })
 		return true, nil
 	})
-	return out
+	return held
 }
 
 // feels waits until every place that a harm has hit is further than it was, and notes when the first and the last was.
-func (s *system) feels(t *testing.T, f *felt, begin time.Time, held map[place]int64) {
+func (s *system) feels(t *testing.T, f *felt, begin time.Time, held map[place]standing) {
 	t.Helper()
-	if len(held) == 0 {
+	n := len(held)
+	if n == 0 {
 		return // it had nothing
 	}
-	hit := map[string]bool{}
-	for at := range held {
-		hit[at.group] = true
-	}
-	n := len(held)
 	s.until(t, f.what, func() (bool, error) {
-		for name := range hit {
-			g, err := s.p.Bus().Group(s.ctx, name)
-			if err != nil {
-				return false, err
-			}
-			for _, part := range g.Partitions {
-				at := place{name, part.Partition}
-				if before, ok := held[at]; ok && part.Next > before {
-					if len(held) == n {
-						f.first = append(f.first, time.Since(begin))
-					}
-					if delete(held, at); len(held) == 0 {
-						f.last = append(f.last, time.Since(begin))
-						return true, nil
-					}
-				}
-			}
+		places, _, err := s.look()
+		if err != nil {
+			return false, err
 		}
-		return false, nil
+		maps.DeleteFunc(held, func(at place, before standing) bool { return places[at].next > before.next })
+		if n > 0 && len(held) < n {
+			f.first = append(f.first, time.Since(begin))
+			n = 0
+		}
+		return len(held) == 0, nil
 	})
+	f.last = append(f.last, time.Since(begin))
 }
 
-// joins waits until the process of a place takes part in its groups.
+// joins waits until the process of a place in the deployment has its share in its groups.
 func (s *system) joins(t *testing.T, v *replica) {
 	t.Helper()
 	s.until(t, "a process to take part", func() (bool, error) {
-		has := 0
-		for _, name := range s.groups {
-			g, err := s.p.Bus().Group(s.ctx, name)
-			if errors.Is(err, bus.ErrNoGroup) {
-				continue
-			}
-			if err != nil {
-				return false, err
-			}
-			if slices.ContainsFunc(g.Members, v.is) {
-				if !slices.ContainsFunc(g.Partitions, v.holds) {
-					return false, nil
-				}
-				has++
+		places, members, err := s.look()
+		if err != nil {
+			return false, err
+		}
+		has := map[string]bool{}
+		for at, now := range places {
+			if v.has(now.owner) {
+				has[at.group] = true
 			}
 		}
-		return has > 0, nil
+		for member, groups := range members {
+			if v.has(member) {
+				return len(has) >= len(groups), nil
+			}
+		}
+		return false, nil
 	})
 }
 
@@ -307,7 +321,7 @@ func (s *system) progress(t *testing.T, n int) {
 // until looks again and again until it is so. A store that cannot be reached is looked at later.
 func (s *system) until(t *testing.T, what string, so func() (bool, error)) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		s.supervise(t)
@@ -357,7 +371,7 @@ func (s *system) fatal(t *testing.T, what string) {
 		t.Logf("group %s %s %s: lag %d, parked %d, members %v, %+v", g.Name, g.State, g.Reason, g.Lag, g.ParkedKeys, g.Members, g.Partitions)
 	}
 	for _, v := range s.replicas {
-		t.Logf("%d: %v", v.cmd.Process.Pid, v.process)
+		t.Log(v.process)
 	}
 	t.Fatalf("%s (%v)", what, err)
 }

@@ -71,7 +71,7 @@ func (s *system) killed(t *testing.T, n int) {
 		begin, dead := time.Now(), v.process
 		dead.kill()
 		s.start(t, v)
-		held := s.places(t, dead.holds)
+		held := s.places(t, dead.has)
 		if done+1 < n && s.rnd.IntN(4) == 0 {
 			done++
 			v.kill()
@@ -92,7 +92,7 @@ func (s *system) paused(t *testing.T, n int) {
 		v := s.replicas[s.rnd.IntN(len(s.replicas))]
 		begin := time.Now()
 		v.signal(t, syscall.SIGSTOP)
-		held := s.places(t, v.holds)
+		held := s.places(t, v.has)
 		over := time.NewTimer(2 * lease)
 		// On a rung that does not free others from a process that hangs in a transaction, they may all wait for it.
 		taken := s.rung.frees && s.others(v)
@@ -134,7 +134,7 @@ func (s *system) replaced(t *testing.T) {
 		}
 		for _, old := range olds {
 			s.progress(t, 1)
-			held, begin := s.places(t, old.holds), time.Now()
+			held, begin := s.places(t, old.has), time.Now()
 			old.stop(t)
 			s.feels(t, felt, begin, held)
 		}
@@ -149,7 +149,7 @@ func (s *system) everywhere(t *testing.T, what string, n int, harm func(i int)) 
 		s.progress(t, 1+s.rnd.IntN(6))
 		begin := time.Now()
 		harm(i)
-		s.feels(t, felt, begin, s.places(t, func(bus.PartitionStatus) bool { return true }))
+		s.feels(t, felt, begin, s.places(t, func(string) bool { return true }))
 	}
 	t.Log(felt)
 }
