@@ -146,7 +146,9 @@ func (s *system) behind(ctx context.Context) (n int64, err error) {
 	}
 	places, _, err := s.look(ctx)
 	for at, now := range places {
-		n += max(0, heads[at.partition]-now.next)
+		if at.partition < len(heads) {
+			n += max(0, heads[at.partition]-now.next)
+		}
 	}
 	return n, err
 }
