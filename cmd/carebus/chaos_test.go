@@ -34,15 +34,15 @@ func times(short, long int) int {
 func TestChaos(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		store := "sqlite:" + filepath.Join(t.TempDir(), "chaos.db")
-		s := deploy(t, rung{store: store, whole: store})
-		t.Run("killed", func(t *testing.T) { s.killed(t, times(4, 100)) })
+		s := deploy(t, rung{store: store, whole: store, lease: 1500 * time.Millisecond})
+		t.Run("killed", func(t *testing.T) { s.killed(t, times(3, 100)) })
 		t.Run("paused", func(t *testing.T) { s.paused(t, times(1, 50)) })
 		s.settle(t)
 	})
 	t.Run("postgres", func(t *testing.T) {
 		server := storetest.NewCluster(t)
 		store, proxy := storetest.Through(t, server.Address)
-		s := deploy(t, rung{store: store, whole: server.Address, frees: true})
+		s := deploy(t, rung{store: store, whole: server.Address, frees: true, lease: 4 * time.Second})
 		t.Run("killed", func(t *testing.T) { s.killed(t, times(6, 100)) })
 		t.Run("paused", func(t *testing.T) { s.paused(t, times(3, 50)) })
 		t.Run("server", func(t *testing.T) {
@@ -93,7 +93,7 @@ func (s *system) paused(t *testing.T, n int) {
 		begin := time.Now()
 		v.signal(t, syscall.SIGSTOP)
 		held := s.places(t, v.has)
-		over := time.NewTimer(2 * lease)
+		over := time.NewTimer(2 * s.rung.lease)
 		// On a rung that does not free others from a process that hangs in a transaction, they may all wait for it.
 		taken := s.rung.frees && s.others(v)
 		if taken {
