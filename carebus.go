@@ -107,7 +107,7 @@ func openEngine(ctx context.Context, name string, o *Options) (driver.Driver, er
 	case !ok:
 		path = name
 	case scheme == "postgres" || scheme == "postgresql":
-		return postgres.Open(ctx, name, &postgres.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock, Logger: o.Logger})
+		return postgres.Open(ctx, name, &postgres.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock, Logger: o.Logger, IdleTimeout: idleTimeout(o.Lease)})
 	case scheme != "sqlite":
 		if strings.ContainsAny(scheme, `/\.`) || len(scheme) == 1 {
 			path = name // a path with a colon, or a drive letter
@@ -116,6 +116,15 @@ func openEngine(ctx context.Context, name string, o *Options) (driver.Driver, er
 		return nil, fmt.Errorf("carebus: store %s:…: no engine %q; use sqlite:PATH or postgres://…", scheme, scheme)
 	}
 	return sqlite.Open(ctx, path, &sqlite.Options{Partitions: o.Partitions, ReadOnly: o.ReadOnly, Clock: o.Clock})
+}
+
+// idleTimeout is how long a process may rest within a transaction, which all others wait for: below the lease, or the leases
+// of the others would end with that of the one that hangs. Zero is the engine's own.
+func idleTimeout(lease time.Duration) time.Duration {
+	if lease <= 0 || lease >= 10*time.Second {
+		return 0
+	}
+	return lease / 2
 }
 
 func (p *Platform) start(ctx context.Context, o *Options) error {

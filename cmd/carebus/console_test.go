@@ -59,8 +59,8 @@ func serveDemo(t *testing.T) *aDemo {
 		t.Fatal(err)
 	}
 	back.Store(0)
-	f := demoFlags{rate: 60, length: 2 * time.Second, pickup: 5 * time.Second}
-	if err := joinDemo(ctx, p, f); err != nil {
+	f := demoFlags{rate: 60, length: 2 * time.Second, world: demoWorld{pickup: 5 * time.Second}}
+	if err := f.world.join(ctx, p, demoNames()...); err != nil {
 		t.Fatal(err)
 	}
 	working, stop := context.WithCancel(ctx)

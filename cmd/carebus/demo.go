@@ -35,8 +35,8 @@ type demoFlags struct {
 	rate     float64
 	length   time.Duration
 	seed     uint64
-	pickup   time.Duration
-	mended   bool
+	world    demoWorld
+	apart    bool // the services are other processes
 	stay     bool
 	http     serveFlags
 
@@ -81,7 +81,10 @@ A person who watches is also served over HTTP, until they break off: the API is 
 does that, and --listen serves as long as the demo runs.
 
 Without --store it uses a store of its own, carebus-demo.db in the user's data directory. A second demo on the same store
-adds another population. With --mended the prior authorization service knows the plan, and what was parked completes.`,
+adds another population. With --mended the prior authorization service knows the plan, and what was parked completes.
+
+The services may run elsewhere, as they do in production: start them by carebus run --demo, in as many processes as you
+like, on this store, and drive them with --no-services.`,
 		Example: `carebus demo
   carebus demo --patients 2000 --rate 400 --for 1m --seed 7`,
 		Args: cobra.NoArgs,
@@ -93,12 +96,13 @@ adds another population. With --mended the prior authorization service knows the
 				return usagef("--rate %g: give prescriptions per second, above 0 and up to 100000", f.rate)
 			case f.length <= 0 || f.length > 24*time.Hour:
 				return usagef("--for %v: give a time above 0 and up to 24h", f.length)
-			case f.pickup <= 0 || f.pickup > time.Hour:
-				return usagef("--pickup %v: give a time above 0 and up to 1h", f.pickup)
 			case f.seed > 1<<53:
 				return usagef("--seed %d: give a number up to %d", f.seed, int64(1)<<53)
 			}
-			if !cmd.Flags().Changed("stay") {
+			if err := f.world.check(); err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("stay") && !f.apart {
 				f.stay = !a.json() && isTerminal(cmd.OutOrStdout())
 			}
 			return a.demo(cmd, f)
@@ -108,11 +112,14 @@ adds another population. With --mended the prior authorization service knows the
 	cmd.Flags().Float64Var(&f.rate, "rate", 50, "prescriptions per second")
 	cmd.Flags().DurationVar(&f.length, "for", 20*time.Second, "how long prescriptions are written")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "the same seed gives the same patients and prescriptions")
-	cmd.Flags().DurationVar(&f.pickup, "pickup", 5*time.Second, "how long the pharmacy keeps what nobody comes for")
-	cmd.Flags().BoolVar(&f.mended, "mended", false, "the services know the new plan: parked keys complete")
+	f.world.add(cmd)
+	cmd.Flags().BoolVar(&f.apart, "no-services", false, "only write prescriptions, wait and audit: the services are processes of their own, see carebus run --demo")
 	cmd.Flags().BoolVar(&f.stay, "stay", false, "go on serving when all is done, until the program is told to end (default: when a person watches)")
 	cmd.Flags().StringVar(&f.http.listen, "listen", defaultListen, "address of the HTTP API; any free port when the default is taken")
 	f.http.add(cmd)
+	for _, theirs := range []string{"pickup", "mended", "stay", "listen"} { // those of the services, and of carebus serve
+		cmd.MarkFlagsMutuallyExclusive("no-services", theirs)
+	}
 	f.telemetry.add(cmd, "error", true) // keys that are parked are part of the show; the display tells of them
 	return cmd
 }
@@ -143,8 +150,12 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := joinDemo(ctx, p, f); err != nil {
+	// Where the services are elsewhere nothing runs here. What they are called is to be known all the same.
+	if err := f.world.join(ctx, p, demoNames()...); err != nil {
 		return err
+	}
+	if f.apart {
+		fmt.Fprintf(errw, "the services run elsewhere: carebus run --demo --store '%s'\n", shown(a.store))
 	}
 	ours := p.Bus().Joined() // clients over HTTP may join more, which the demo does not wait for
 	people := simulation.New(f.seed, run, f.patients, true)
@@ -153,7 +164,7 @@ func (a *app) demo(cmd *cobra.Command, f demoFlags) (err error) {
 		return err
 	}
 	report := demoReport{Store: shown(a.store), Seed: f.seed, Run: run, Patients: f.patients}
-	return whileRunning(ctx, p, watch, func(endShow func()) (err error) {
+	return whileRunning(ctx, p, watch, !f.apart, func(endShow func()) (err error) {
 		if f.stay || cmd.Flags().Changed("listen") {
 			end, serr := f.serve(ctx, cmd, p, t, &report)
 			if serr != nil {
@@ -229,17 +240,38 @@ func (f *demoFlags) serve(ctx context.Context, cmd *cobra.Command, p *carebus.Pl
 	return end, err
 }
 
-// joinDemo makes this process a member of every service, and of the world around them.
-func joinDemo(ctx context.Context, p *carebus.Platform, f demoFlags) error {
-	formulary, err := simulation.Formulary(f.mended)
+// demoWorld is how the demo's services differ from those of carebus run: what they know, and the people around them.
+type demoWorld struct {
+	pickup time.Duration
+	mended bool
+}
+
+func (w *demoWorld) add(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&w.pickup, "pickup", 5*time.Second, "how long the pharmacy of the demo keeps what nobody comes for")
+	cmd.Flags().BoolVar(&w.mended, "mended", false, "the services of the demo know the new plan: parked keys complete")
+}
+
+func (w *demoWorld) check() error {
+	if w.pickup <= 0 || w.pickup > time.Hour {
+		return usagef("--pickup %v: give a time above 0 and up to 1h", w.pickup)
+	}
+	return nil
+}
+
+// demoNames are those of every service, and of the world around them.
+func demoNames() []string { return append(serviceNames(), simulation.Group) }
+
+// join makes this process a member of services.
+func (w *demoWorld) join(ctx context.Context, p *carebus.Platform, names ...string) error {
+	formulary, err := simulation.Formulary(w.mended)
 	if err != nil {
 		return err
 	}
 	version := "1.0.0"
-	if f.mended {
+	if w.mended {
 		version = "1.1.0" // other code than the one that failed: parked keys are tried again at once
 	}
-	for name, join := range services {
+	for _, name := range names {
 		switch name {
 		case "priorauth":
 			// A demo that is run often parks a few keys each time. That is no flood.
@@ -247,15 +279,17 @@ func joinDemo(ctx context.Context, p *carebus.Platform, f demoFlags) error {
 		case "payer":
 			err = payer.Join(ctx, p, payer.Options{Overturn: simulation.Overturn})
 		case "fulfillment":
-			err = fulfillment.Join(ctx, p, fulfillment.Options{PickupWindow: f.pickup})
+			err = fulfillment.Join(ctx, p, fulfillment.Options{PickupWindow: w.pickup})
+		case simulation.Group:
+			err = simulation.Join(ctx, p)
 		default:
-			err = join(ctx, p)
+			err = services[name](ctx, p)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return simulation.Join(ctx, p)
+	return nil
 }
 
 // demoTables number the runs: each has people of its own.
@@ -289,12 +323,18 @@ func runDemo(ctx context.Context, p *carebus.Platform, people *simulation.Popula
 	return drained, stopped(ctx, err)
 }
 
-// whileRunning does something while the services run. They are shown until endShow is called.
-func whileRunning(ctx context.Context, p *carebus.Platform, watch *demoWatch, do func(endShow func()) error) error {
+// whileRunning does something while the services run: here, or elsewhere. They are shown until endShow is called.
+func whileRunning(ctx context.Context, p *carebus.Platform, watch *demoWatch, here bool, do func(endShow func()) error) error {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	showing, hide := context.WithCancel(working)
 	ran, shown := make(chan error, 1), make(chan error, 1)
-	go func() { ran <- p.Run(working) }()
+	go func() {
+		if here {
+			ran <- p.Run(working)
+		} else {
+			ran <- nil
+		}
+	}()
 	go func() { shown <- watch.run(showing) }()
 	endShow := sync.OnceValue(func() error {
 		hide()
@@ -339,40 +379,18 @@ func prescribe(ctx context.Context, p *carebus.Platform, people *simulation.Popu
 }
 
 // drain waits until nothing is under way: no group behind, no saga at work, and nothing stored while it was looked. A group
-// that a person has paused, or that has stopped itself, is not waited for; the answer is false then.
+// that a person has paused, or that has stopped itself, is not waited for; the answer is false then. A store that cannot be
+// reached for a while is.
 func drain(ctx context.Context, p *carebus.Platform, groups []string) (bool, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		before, err := p.Store().Heads(ctx)
-		if err != nil {
-			return false, err
-		}
-		idle, all := true, true
-		for _, name := range groups {
-			g, err := p.Bus().Group(ctx, name)
-			if err != nil && !errors.Is(err, bus.ErrNoGroup) { // it has not taken its first look yet
-				return false, err
-			}
-			if err == nil && g.State != "running" {
-				all = false
-				continue
-			}
-			idle = idle && err == nil && g.Lag == 0 && len(g.Partitions) == len(before)
-		}
-		sagas, err := saga.Count(ctx, p.Store(), fulfillment.Name)
-		if err != nil {
-			return false, err
-		}
-		for _, byStatus := range sagas { // some of which may wait for a group that is paused
-			idle = idle && (!all || byStatus[saga.Running]+byStatus[saga.Compensating] == 0)
-		}
-		after, err := p.Store().Heads(ctx)
-		if err != nil {
-			return false, err
-		}
-		if idle && slices.Equal(before, after) {
+		rests, all, err := atRest(ctx, p, groups)
+		switch {
+		case err == nil && rests:
 			return all, nil
+		case err != nil && !errors.Is(err, eventstore.ErrUnavailable):
+			return false, err
 		}
 		select {
 		case <-ctx.Done():
@@ -380,6 +398,35 @@ func drain(ctx context.Context, p *carebus.Platform, groups []string) (bool, err
 		case <-tick.C:
 		}
 	}
+}
+
+// atRest looks once. all is false when a group is paused or stopped.
+func atRest(ctx context.Context, p *carebus.Platform, groups []string) (rests, all bool, err error) {
+	before, err := p.Store().Heads(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	rests, all = true, true
+	for _, name := range groups {
+		g, err := p.Bus().Group(ctx, name)
+		if err != nil && !errors.Is(err, bus.ErrNoGroup) { // it has not taken its first look yet
+			return false, false, err
+		}
+		if err == nil && g.State != "running" {
+			all = false
+			continue
+		}
+		rests = rests && err == nil && g.Lag == 0 && len(g.Partitions) == len(before)
+	}
+	sagas, err := saga.Count(ctx, p.Store(), fulfillment.Name)
+	if err != nil {
+		return false, false, err
+	}
+	for _, byStatus := range sagas { // some of which may wait for a group that is paused
+		rests = rests && (!all || byStatus[saga.Running]+byStatus[saga.Compensating] == 0)
+	}
+	after, err := p.Store().Heads(ctx)
+	return rests && slices.Equal(before, after), all, err
 }
 
 func demoSummary(ctx context.Context, p *carebus.Platform, watch *demoWatch, r *demoReport) error {

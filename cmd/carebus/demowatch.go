@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,7 +54,7 @@ func (d *demoWatch) run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := d.look(ctx, every); err != nil {
+		if err := d.look(ctx, every); err != nil && !errors.Is(err, eventstore.ErrUnavailable) { // else it is looked at later
 			return stopped(ctx, err)
 		}
 	}

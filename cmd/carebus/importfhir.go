@@ -130,7 +130,7 @@ func (a *app) react(cmd *cobra.Command, p *carebus.Platform, pickup time.Duratio
 	if err := simulation.Supply(ctx, p); err != nil {
 		return err
 	}
-	if err := joinDemo(ctx, p, demoFlags{pickup: pickup, mended: true}); err != nil {
+	if err := (&demoWorld{pickup: pickup, mended: true}).join(ctx, p, demoNames()...); err != nil {
 		return err
 	}
 	watch, err := newDemoWatch(ctx, p, errw, "")
@@ -138,7 +138,7 @@ func (a *app) react(cmd *cobra.Command, p *carebus.Platform, pickup time.Duratio
 		return err
 	}
 	drained := false
-	err = whileRunning(ctx, p, watch, func(func()) (err error) {
+	err = whileRunning(ctx, p, watch, true, func(func()) (err error) {
 		drained, err = drain(ctx, p, p.Bus().Joined())
 		return stopped(ctx, err)
 	})

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,46 +51,94 @@ var services = map[string]func(ctx context.Context, p *carebus.Platform) error{
 
 func serviceNames() []string { return slices.Sorted(maps.Keys(services)) }
 
+type runFlags struct {
+	lease     time.Duration
+	demo      bool
+	world     demoWorld
+	telemetry telemetryFlags
+}
+
 func newRunCommand(a *app) *cobra.Command {
-	var f telemetryFlags
+	var f runFlags
 	cmd := &cobra.Command{
 		Use:   "run [SERVICE...]",
 		Short: "Run reference services in this process, until it is told to stop",
 		Long: `Runs reference services on the store, which other processes may share: ` + strings.Join(serviceNames(), ", ") + `.
-Without a name it runs all of them. Ctrl-C, or a termination signal, lets what is under way finish and commit.`,
+Without a name it runs all of them. Several processes may run the same service: they share its work, and when one of them
+dies the others take over within the lease. Ctrl-C, or a termination signal, lets what is under way finish and commit, and
+hands the rest to the others at once.
+
+With --demo they are the services of the demo, and simulation is one more: the people around them. Drive them from another
+process with carebus demo --no-services.`,
 		Example: `carebus run
-  carebus run payer priorauth`,
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+  carebus run payer priorauth
+  carebus run --demo`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			have := serviceNames()
+			if f.demo {
+				have = demoNames()
+			}
 			if len(args) == 0 {
-				args = serviceNames()
+				args = have
 			}
 			for _, name := range args {
-				if services[name] == nil {
-					return usagef("no service %s; there are %s", name, strings.Join(serviceNames(), ", "))
+				if !slices.Contains(have, name) {
+					return usagef("no service %s; there are %s", name, strings.Join(have, ", "))
 				}
 			}
-			t, err := f.start(cmd.Context(), cmd)
-			if err != nil {
+			for _, theirs := range []string{"pickup", "mended"} {
+				if cmd.Flags().Changed(theirs) && !f.demo {
+					return usagef("--%s goes with --demo", theirs)
+				}
+			}
+			if err := f.world.check(); err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, t.stop()) }()
-			return a.with(cmd, t.options(), func(ctx context.Context, p *carebus.Platform) error {
-				t.Watch(p)
-				var errs []error
-				for _, name := range slices.Compact(slices.Sorted(slices.Values(args))) {
-					errs = append(errs, services[name](ctx, p))
-				}
-				if err := errors.Join(errs...); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "running %s\n", strings.Join(args, ", "))
-				return p.Run(ctx)
-			})
+			return a.runServices(cmd, f, slices.Compact(slices.Sorted(slices.Values(args))))
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return serviceNames(), cobra.ShellCompDirectiveNoFileComp
+			return demoNames(), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	f.add(cmd, "warn", false)
+	cmd.Flags().DurationVar(&f.lease, "lease", 10*time.Second, "how long work stays with a process that gives no sign of life")
+	cmd.Flags().BoolVar(&f.demo, "demo", false, "run the services as the demo does, for carebus demo --no-services")
+	f.world.add(cmd)
+	f.telemetry.add(cmd, "warn", false)
 	return cmd
+}
+
+func (a *app) runServices(cmd *cobra.Command, f runFlags, names []string) (err error) {
+	t, err := f.telemetry.start(cmd.Context(), cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	o := t.options()
+	o.Lease, o.Member = f.lease, memberName()
+	return a.with(cmd, o, func(ctx context.Context, p *carebus.Platform) error {
+		t.Watch(p)
+		var errs []error
+		if f.demo {
+			errs = append(errs, f.world.join(ctx, p, names...))
+		} else {
+			for _, name := range names {
+				errs = append(errs, services[name](ctx, p))
+			}
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "running %s\n", strings.Join(names, ", "))
+		return p.Run(ctx)
+	})
+}
+
+// memberName tells operators which process has which partitions: host, process, and what tells it from another one of that
+// number. A name must never come twice: by it a death is told from a return.
+func memberName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:8]))
 }

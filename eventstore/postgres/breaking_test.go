@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -264,8 +261,14 @@ func settled(t *testing.T, s *eventstore.Store, l *ledger) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if types["test.thing.done"] != total || total == 0 || r.Events < total {
-		t.Errorf("the streams hold %d events, the log %d, verify saw %d in all", total, types["test.thing.done"], r.Events)
+	all := int64(0)
+	for eventType, n := range types {
+		if all += n; eventType != "test.thing.done" && !strings.HasPrefix(eventType, "platform.key.") && !strings.HasPrefix(eventType, "platform.redrive.") {
+			t.Errorf("%d events of type %s", n, eventType)
+		}
+	}
+	if types["test.thing.done"] != total || total == 0 || r.Events != all {
+		t.Errorf("the streams hold %d events, the log %d and %d in all, verify saw %d", total, types["test.thing.done"], all, r.Events)
 	}
 	t.Logf("%d events acknowledged; stored: %v", l.total.Load(), types)
 }
@@ -277,58 +280,28 @@ func rounds(short, long int) int {
 	return long
 }
 
-// cluster starts a server of the test's own, which it may kill. It returns the address, and how to do something to it.
-func cluster(t *testing.T) (address string, script func(command string)) {
-	t.Helper()
-	storetest.Postgres(t) // skips
-	run := func(args ...string) string {
-		t.Helper()
-		cmd := exec.Command("../../scripts/postgres", args...)
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("scripts/postgres %v: %v\n%s", args, err, stderr.String())
-		}
-		return string(out)
-	}
-	dir := ""
-	for line := range strings.Lines(run("start")) {
-		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		value = strings.Trim(value, "'")
-		switch name {
-		case "CAREBUS_TEST_POSTGRES":
-			address = value
-		case "CAREBUS_TEST_POSTGRES_DIR":
-			dir = value
-		}
-	}
-	t.Cleanup(func() { run("stop", dir) })
-	return address, func(command string) { t.Helper(); run(command, dir) }
-}
-
 // TestServerKilled: the server is killed, with all its processes, under load; what it has acknowledged survives, and the
 // load goes on by itself when it is back.
 func TestServerKilled(t *testing.T) {
-	address, script := cluster(t)
+	server := storetest.NewCluster(t)
 	o := quick()
 	o.BusyTimeout = 30 * time.Second
-	s := open(t, address, o)
+	s := open(t, server.Address, o)
 	prepare(t, s)
 	l := newLedger()
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 2)
-	other := open(t, address, o)
+	other := open(t, server.Address, o)
 	for i, s := range []*eventstore.Store{s, other} {
 		go func() { failed <- load(ctx, s, i*keys/2, keys/2, l.ack) }()
 	}
 	var longest time.Duration
 	for range rounds(3, 20) {
 		l.wait(t, 200, failed)
-		script("kill")
+		server.Kill(t)
 		longest = max(longest, l.wait(t, 200, failed))
 	}
-	script("restart") // and an orderly one
+	server.Restart(t) // and an orderly one
 	l.wait(t, 200, failed)
 	cancel()
 	for range 2 {
@@ -340,127 +313,13 @@ func TestServerKilled(t *testing.T) {
 	settled(t, s, l)
 }
 
-// proxy forwards connections to a server and cuts them.
-type proxy struct {
-	listener net.Listener
-	server   string
-	mu       sync.Mutex
-	conns    map[net.Conn]bool
-	lose     chan struct{} // not nil: the next answer that holds text is lost, and the channel closed
-	text     string
-	wg       sync.WaitGroup
-}
-
-// loseAnswer cuts the connection by which the server sends the next answer that holds text, in its place. The channel is
-// closed then.
-func (p *proxy) loseAnswer(text string) (lost <-chan struct{}) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lose, p.text = make(chan struct{}), text
-	return p.lose
-}
-
-// answer passes on what the server sends, unless it is to be lost.
-func (p *proxy) answer(client, server net.Conn) {
-	b := make([]byte, 64<<10)
-	for {
-		n, err := server.Read(b)
-		p.mu.Lock()
-		lose := p.lose != nil && strings.Contains(string(b[:n]), p.text)
-		if lose {
-			close(p.lose)
-			p.lose = nil
-		}
-		p.mu.Unlock()
-		if lose || err != nil {
-			return
-		}
-		if _, err := client.Write(b[:n]); err != nil {
-			return
-		}
-	}
-}
-
-func newProxy(t *testing.T, server string) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{listener: l, server: server, conns: map[net.Conn]bool{}}
-	p.wg.Go(p.accept)
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.cut(1, nil)
-		p.wg.Wait()
-	})
-	return p
-}
-
-func (p *proxy) accept() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", p.server)
-		if err != nil {
-			_ = client.Close()
-			continue
-		}
-		p.mu.Lock()
-		p.conns[client], p.conns[server] = true, true
-		p.mu.Unlock()
-		for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
-			p.wg.Go(func() {
-				if pair[0] == client {
-					p.answer(client, server)
-				} else {
-					_, _ = io.Copy(pair[0], pair[1])
-				}
-				for _, c := range pair {
-					_ = c.Close()
-				}
-				p.mu.Lock()
-				delete(p.conns, client)
-				delete(p.conns, server)
-				p.mu.Unlock()
-			})
-		}
-	}
-}
-
-// cut closes a share of the ends of connections, whatever is on the way.
-func (p *proxy) cut(share float64, rnd *rand.Rand) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		if share == 1 || rnd.Float64() < share {
-			_ = c.(*net.TCPConn).SetLinger(0)
-			_ = c.Close()
-		}
-	}
-}
-
-// through is an address that leads over a proxy.
-func through(t *testing.T, address string) (string, *proxy) {
-	t.Helper()
-	u, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := newProxy(t, u.Host)
-	u.Host = p.listener.Addr().String()
-	return u.String(), p
-}
-
 // TestConnectionsCut: connections are cut at random moments, of an insert, of a commit, of its answer.
 func TestConnectionsCut(t *testing.T) {
 	direct := storetest.Postgres(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	address, p := through(t, direct)
+	address, p := storetest.Through(t, direct)
 	s := open(t, address, quick())
 	prepare(t, s)
 	l := newLedger()
@@ -476,7 +335,7 @@ func TestConnectionsCut(t *testing.T) {
 		if i%3 == 0 {
 			share = 1
 		}
-		p.cut(share, rnd)
+		p.Cut(share, rnd)
 	}
 	l.wait(t, 200, failed)
 	cancel()

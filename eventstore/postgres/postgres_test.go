@@ -196,10 +196,10 @@ func TestReadOnly(t *testing.T) {
 func TestLostNotifications(t *testing.T) {
 	direct := storetest.Postgres(t)
 	w := open(t, direct, nil)
-	address, p := through(t, direct)
+	address, p := storetest.Through(t, direct)
 	r := open(t, address, &postgres.Options{PollInterval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 	for i := range 5 {
-		p.cut(1, nil)
+		p.Cut(1, nil)
 		receipts, err := w.Append(t.Context(), "", eventstore.AnyVersion, made(fmt.Sprint(i), "k"))
 		if err != nil {
 			t.Fatal(err)
@@ -257,7 +257,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 // outcome is found out: an append is acknowledged when it was stored, and is stored once in any case.
 func TestLostAnswer(t *testing.T) {
 	direct := storetest.Postgres(t)
-	address, p := through(t, direct)
+	address, p := storetest.Through(t, direct)
 	s := open(t, address, quick())
 	if err := s.Migrate(t.Context(), "n", `CREATE TABLE n (n BIGINT NOT NULL)`); err != nil {
 		t.Fatal(err)
@@ -265,7 +265,7 @@ func TestLostAnswer(t *testing.T) {
 	acknowledged, updated := 0, 0
 	const n = 40
 	for i := range n {
-		lost := p.loseAnswer("COMMIT")
+		lost := p.LoseAnswer("COMMIT")
 		if i%2 == 0 {
 			if _, err := s.Append(t.Context(), "s", int64(acknowledged), made(fmt.Sprint("e", i), "k")); err == nil {
 				acknowledged++

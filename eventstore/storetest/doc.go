@@ -6,4 +6,9 @@
 //
 // CAREBUS_TEST_ENGINE is "sqlite" (the default) or "postgres"; the latter needs CAREBUS_TEST_POSTGRES, the address of a
 // server, which scripts/postgres starts and prints. What a test makes is removed when it ends.
+//
+// Tests of failures have a Cluster of their own to kill, and a Proxy whose connections they cut:
+//
+//	server := storetest.NewCluster(t)
+//	address, proxy := storetest.Through(t, server.Address)
 package storetest

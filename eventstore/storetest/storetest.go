@@ -65,11 +65,17 @@ var dropped sync.Map
 // is not set.
 func Postgres(t testing.TB) string {
 	t.Helper()
-	server := os.Getenv("CAREBUS_TEST_POSTGRES")
-	if server == "" {
+	return Schema(t, server(t))
+}
+
+// server is the one that the environment names; without one the test is skipped.
+func server(t testing.TB) string {
+	t.Helper()
+	s := os.Getenv("CAREBUS_TEST_POSTGRES")
+	if s == "" {
 		t.Skip("CAREBUS_TEST_POSTGRES is not set; start a server with scripts/postgres")
 	}
-	return Schema(t, server)
+	return s
 }
 
 // Schema returns the address of a schema of its own on a server. It is dropped when the test ends.

@@ -7,10 +7,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/aggregate"
 	catalog "github.com/carebus/carebus/catalog/medication"
 	person "github.com/carebus/carebus/catalog/patient"
+	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/services/patient"
 	"github.com/carebus/carebus/services/pharmacy"
 	"github.com/carebus/carebus/services/prescribing"
@@ -99,6 +102,21 @@ func New(seed uint64, run int64, size int, unknown bool) *Population {
 
 func (d *Population) pick(from []string) string { return from[d.rng.IntN(len(from))] }
 
+// steadily does something until the store can be reached. Then it may be done already: it must say nothing twice.
+func steadily(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, eventstore.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // together does n things at once, some at a time, so that they share commits, and returns the first error of each.
 func together(n int, do func(i int) error) error {
 	var wg sync.WaitGroup
@@ -144,7 +162,8 @@ func (d *Population) Deliver(ctx context.Context, p *carebus.Platform, prescript
 	return nil
 }
 
-// Prescribe writes the next n prescriptions, and now and then something changes in a patient's record.
+// Prescribe writes the next n prescriptions, and now and then something changes in a patient's record. While the store
+// cannot be reached it tries again, until ctx ends.
 func (d *Population) Prescribe(ctx context.Context, p *carebus.Platform, n int) error {
 	type writing struct {
 		id string
@@ -160,15 +179,21 @@ func (d *Population) Prescribe(ctx context.Context, p *carebus.Platform, n int) 
 	}
 	return together(n, func(i int) error {
 		w := work[i]
-		_, err := prescribing.Do(ctx, p, w.id, w.rx)
+		err := steadily(ctx, func() error {
+			_, err := prescribing.Do(ctx, p, w.id, w.rx)
+			return err
+		})
 		var exists *prescribing.RefusedError
 		if errors.As(err, &exists) && exists.Rule == "exists" {
-			return nil // written before this simulation was killed; the news are of no consequence
+			return nil // written before this simulation was killed, or its answer was lost; the news are of no consequence
 		}
-		if err == nil && w.to != nil {
-			_, err = patient.Do(ctx, p, w.rx.PatientID, w.to)
+		if err != nil || w.to == nil {
+			return err
 		}
-		return err
+		return steadily(ctx, func() error {
+			_, err := patient.Do(ctx, p, w.rx.PatientID, w.to, aggregate.Once(w.id))
+			return err
+		})
 	})
 }
 

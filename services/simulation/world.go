@@ -59,14 +59,14 @@ func Formulary(mended bool) (func(m medication.Medication, p *medication.Payer) 
 	drugs := slices.DeleteFunc(rules.Drugs(), func(code string) bool { return code == unlisted.rxnorm })
 	return func(m medication.Medication, p *medication.Payer) (bool, error) {
 		if !mended && p != nil && p.PlanID != nil && *p.PlanID == NewPlan {
-			return false, bus.Fatal(errUnknownPlan)
+			return false, bus.Fatal(ErrUnknownPlan)
 		}
 		return m.Code != nil && m.Code.Code != nil && slices.Contains(drugs, *m.Code.Code), nil
 	}, nil
 }
 
-// errUnknownPlan names no plan: error texts go into the audit.
-var errUnknownPlan = errors.New("the plan code is not in the plan table; add the plan, then redrive the key")
+// ErrUnknownPlan is why a formulary that is not mended parks a prescription. It names no plan: error texts go into the audit.
+var ErrUnknownPlan = errors.New("the plan code is not in the plan table; add the plan, then redrive the key")
 
 // Overturn is how the payer's reviewer decides: a denial for want of a step before is overturned when the appeal has
 // something to support it.
