@@ -1,0 +1,564 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/event"
+	"github.com/carebus/carebus/eventstore"
+)
+
+// rungReport is what `carebus bench -o json` prints when it compares rungs.
+type rungReport struct {
+	Machine string       `json:"machine"`
+	At      string       `json:"at"`                    // RFC 3339
+	Load    string       `json:"loadAverage,omitempty"` // of the machine before and after, where it tells: others slow all
+	Bytes   int          `json:"payloadBytes"`
+	Rungs   []rungPoint  `json:"rungs"`
+	Produce []kafkaPoint `json:"produce,omitempty"`
+	Fetch   []kafkaPoint `json:"fetch,omitempty"`
+}
+
+// rungPoint is one measure, of all processes together.
+type rungPoint struct {
+	Rung      string  `json:"rung"`
+	Name      string  `json:"name"`
+	Processes int     `json:"processes"`
+	Rate      float64 `json:"perSecond"`
+	Median    float64 `json:"medianMicros,omitempty"`
+	P99       float64 `json:"p99Micros,omitempty"`
+	Raw       float64 `json:"raw"` // per second; what it is, rawText says
+	Ratio     float64 `json:"ratio"`
+	Free      float64 `json:"rawUnordered,omitempty"` // raw inserts of as many processes at once, without an order between them
+	FreeRatio float64 `json:"ratioUnordered,omitempty"`
+	Commits   float64 `json:"commitsPerSecond,omitempty"`
+	Low       float64 `json:"lowestRatio"` // of the rounds
+	High      float64 `json:"highestRatio"`
+}
+
+const rawText = `raw is, on each rung, the same number of processes with one connection each and nothing of carebus:
+- publish: one INSERT of as many rows as the process has publishers (or of 200, beside batches of 200), durable when it
+  returns, into a table with the columns and indexes of the events' table. "raw": one transaction at a time, under a lock
+  that is held to the end of the commit, as whoever promises an order without gaps must. "unordered": at the same time.
+- consume, no-op handler: reads of 1000 rows of a partition in order; each process has its share of the partitions.
+- consume, one upsert per event: reads of 500 rows, one upsert for each by a statement of its own, the place, commit.`
+
+// rungs is a run of `carebus bench` over rungs.
+type rungs struct {
+	c      benchConfig
+	counts []int // of processes
+	report *rungReport
+	say    func(string)
+	self   string
+	talk   io.Writer
+}
+
+// rung is one store with a raw one beside it.
+type rung struct {
+	*rungs
+	name    string
+	store   string // as --store names it
+	raw     string // of the raw tables: a path, or an address
+	p       *carebus.Platform
+	members []*worker // of the present number of processes
+}
+
+// runRungs is the command.
+func (c *benchConfig) runRungs(cmd *cobra.Command, a *app) error {
+	if c.seconds <= 0 || c.publishers < 1 || c.events < 1000 {
+		return usagef("give --seconds above 0, --publishers from 1 and --events from 1000")
+	}
+	r, err := benchRungs(cmd.Context(), *c, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return printJSON(cmd.OutOrStdout(), r)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "%s · payload %d bytes · load %s\n\n", r.Machine, r.Bytes, cmp.Or(r.Load, "unknown"))
+	number := func(format string, v float64) string {
+		if v == 0 {
+			return ""
+		}
+		return fmt.Sprintf(format, v)
+	}
+	rows := [][]string{}
+	for _, p := range r.Rungs {
+		rows = append(rows, []string{p.Rung, p.Name, strconv.Itoa(p.Processes), number("%.0f", p.Rate), number("%.0f", p.Median), number("%.0f", p.P99), number("%.0f", p.Commits),
+			number("%.0f", p.Raw), number("%.2f", p.Ratio), number("%.0f", p.Free), number("%.2f", p.FreeRatio)})
+	}
+	if err := a.table(out, []string{"rung", "measure", "processes", "per second", "median µs", "p99 µs", "commits/s", "raw", "ratio", "raw, unordered", "ratio"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\n%s\n", rawText)
+	if len(r.Produce) == 0 {
+		return nil
+	}
+	fmt.Fprintf(out, "\nKafka, acks=all, idempotent; at full rate, and at %d records a second:\n\n", pacedRate)
+	rows = rows[:0]
+	for _, p := range r.Produce {
+		rows = append(rows, []string{p.Compression, fmt.Sprintf("%.0f", p.Linger), number("%.0f", p.Rate), number("%.0f", p.Wire), number("%.0f", p.Batch),
+			number("%.0f", p.Median), number("%.0f", p.P99), number("%.0f", p.PacedWire), number("%.1f", p.PacedBatch)})
+	}
+	if err := a.table(out, []string{"compression", "linger ms", "per second", "bytes each", "a batch", "paced: median µs", "p99 µs", "bytes each", "a batch"}, rows); err != nil {
+		return err
+	}
+	rows = rows[:0]
+	for _, p := range r.Fetch {
+		rows = append(rows, []string{p.Compression, number("%.0f", p.Rate)})
+	}
+	fmt.Fprintln(out)
+	return a.table(out, []string{"compression", "consumed per second"}, rows)
+}
+
+func parseCounts(text string) (counts []int, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(part))
+		if err != nil || n < 1 || n > 64 {
+			return nil, usagef("--processes %s: give numbers from 1 to 64, such as 1,2,4", text)
+		}
+		counts = append(counts, n)
+	}
+	return counts, nil
+}
+
+func machineText() string {
+	return fmt.Sprintf("%d cores, %s/%s, %s", runtime.GOMAXPROCS(0), runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// benchRungs measures SQLite in a temporary folder, the PostgreSQL server and the Kafka cluster that are named.
+func benchRungs(ctx context.Context, c benchConfig, talk io.Writer) (report *rungReport, err error) {
+	r := &rungs{c: c, talk: talk, say: func(s string) { fmt.Fprintln(talk, s) }, report: &rungReport{
+		Machine: machineText(), At: time.Now().UTC().Format(time.RFC3339), Bytes: len(benchEvent(benchKey(1)).Payload), Rungs: []rungPoint{},
+	}}
+	if r.counts, err = parseCounts(cmp.Or(c.processes, "1")); err != nil {
+		return nil, err
+	}
+	if r.self, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	before := loadAverage()
+	if err := r.sqlite(ctx); err != nil {
+		return nil, err
+	}
+	if c.server != "" {
+		if err := r.postgres(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if c.kafka != "" {
+		if err := r.kafka(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if before != "" {
+		r.report.Load = before + " before, " + loadAverage() + " after"
+	}
+	return r.report, nil
+}
+
+// loadAverage is of the last minute, where the system tells.
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
+}
+
+func (r *rungs) sqlite(ctx context.Context) error {
+	dir, err := os.MkdirTemp(r.c.dir, "carebus-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	raw, err := openRaw(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if err := raw.close(); err != nil {
+		return err
+	}
+	return r.measure(ctx, &rung{rungs: r, name: "sqlite", store: "sqlite:" + filepath.Join(dir, "carebus.db"), raw: dir})
+}
+
+// postgres makes a schema of its own on the server and drops it: what else the database holds is not touched.
+func (r *rungs) postgres(ctx context.Context) (err error) {
+	schema := "carebus_bench_" + strings.ReplaceAll(event.NewID(), "-", "")
+	address, err := withSchema(r.c.server, schema)
+	if err != nil {
+		return err
+	}
+	c, err := pgx.Connect(ctx, r.c.server)
+	if err != nil {
+		return fmt.Errorf("the server %s cannot be reached: %w", shown(r.c.server), err)
+	}
+	name := pgx.Identifier{schema}.Sanitize()
+	if _, err = c.Exec(ctx, "CREATE SCHEMA "+name); err != nil {
+		return errors.Join(err, c.Close(ctx))
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		_, derr := c.Exec(end, "DROP SCHEMA "+name+" CASCADE")
+		err = errors.Join(err, derr, c.Close(end))
+	}()
+	if _, err := c.Exec(ctx, "SET search_path TO "+name); err != nil {
+		return err
+	}
+	if _, err := c.Exec(ctx, rawPostgresTables); err != nil {
+		return err
+	}
+	return r.measure(ctx, &rung{rungs: r, name: "postgres", store: address, raw: address})
+}
+
+// measure measures a rung with each number of processes: publishing first, so that there is something to consume.
+func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
+	if g.p, err = carebus.Open(ctx, g.store, nil); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.p.Close()) }()
+	type measure struct {
+		name string
+		do   func(ctx context.Context, name string) (rungPoint, error)
+	}
+	publishers := r.c.publishers
+	for _, stage := range [][]measure{
+		{
+			{fmt.Sprintf("publish, %d publishers each", publishers), func(ctx context.Context, name string) (rungPoint, error) {
+				return g.publish(ctx, order{Do: doPublish, Publishers: publishers, Batch: 1}, publishers)
+			}},
+			{"publish, batches of 200", func(ctx context.Context, name string) (rungPoint, error) {
+				return g.publish(ctx, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
+			}},
+		},
+		{
+			{"consume, no-op handler", func(ctx context.Context, name string) (rungPoint, error) {
+				return g.consume(ctx, order{Do: doJoin}, order{Do: doRawRead})
+			}},
+			{"consume, one upsert per event", func(ctx context.Context, name string) (rungPoint, error) {
+				return g.consume(ctx, order{Do: doJoin, Effects: true}, order{Do: doRawEffects})
+			}},
+		},
+	} {
+		for _, n := range r.counts {
+			wanted := []measure{}
+			for _, m := range stage {
+				if r.c.only == "" || strings.Contains(g.name+" "+m.name, r.c.only) {
+					wanted = append(wanted, m)
+				}
+			}
+			if len(wanted) == 0 {
+				continue
+			}
+			err := g.with(ctx, n, func(ctx context.Context) error {
+				for _, m := range wanted {
+					p, err := m.do(ctx, m.name)
+					if err != nil {
+						return fmt.Errorf("%s, %s, %d processes: %w", g.name, m.name, n, err)
+					}
+					p.Rung, p.Name, p.Processes = g.name, m.name, n
+					r.report.Rungs = append(r.report.Rungs, p)
+					r.say(fmt.Sprintf("%-9s %-32s %d × %9.0f/s  ratio %.2f", g.name, m.name, n, p.Rate, p.Ratio))
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// with runs fn while n worker processes are ready.
+func (g *rung) with(ctx context.Context, n int, fn func(ctx context.Context) error) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.members = nil
+	defer func() {
+		for _, w := range g.members {
+			err = errors.Join(err, w.end())
+		}
+	}()
+	for i := range n {
+		w, err := g.spawn(ctx, i, n)
+		if err != nil {
+			return err
+		}
+		g.members = append(g.members, w)
+	}
+	for _, w := range g.members {
+		if _, err := w.answer(); err != nil {
+			return err
+		}
+	}
+	return fn(ctx)
+}
+
+// all gives an order to every process at once and waits for all.
+func (g *rung) all(o order) (done workResult, err error) {
+	for _, w := range g.members {
+		err = errors.Join(err, w.tell(o))
+	}
+	for _, w := range g.members {
+		one, werr := w.answer()
+		err = errors.Join(err, werr)
+		done.add(one)
+	}
+	return done, err
+}
+
+const rounds = 3
+
+// summed are the rounds of a measure, in each of which raw and carebus took turns.
+type summed struct {
+	rate, raw, free []float64
+}
+
+func mean(v []float64) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(max(len(v), 1))
+}
+
+func (s *summed) point() rungPoint {
+	p := rungPoint{Rate: mean(s.rate), Raw: mean(s.raw), Free: mean(s.free)}
+	p.Ratio = p.Rate / p.Raw
+	if p.Free > 0 {
+		p.FreeRatio = p.Rate / p.Free
+	}
+	for i := range s.rate {
+		ratio := s.rate[i] / s.raw[i]
+		if i == 0 || ratio < p.Low {
+			p.Low = ratio
+		}
+		p.High = max(p.High, ratio)
+	}
+	return p
+}
+
+// publish measures publishing beside raw inserts of rows.
+func (g *rung) publish(_ context.Context, own order, rows int) (rungPoint, error) {
+	var s summed
+	var all workResult
+	own.Seconds = g.c.seconds
+	raw := order{Do: doRaw, Rows: rows, Seconds: g.c.seconds, Ordered: true}
+	free := raw
+	free.Ordered = false
+	for range rounds {
+		for _, turn := range []struct {
+			o  order
+			to *[]float64
+		}{{raw, &s.raw}, {own, &s.rate}, {free, &s.free}} {
+			if turn.o.Do == doRaw && !turn.o.Ordered && (g.name == "sqlite" || len(g.members) == 1) {
+				continue // there is no such thing
+			}
+			r, err := g.all(turn.o)
+			if err != nil {
+				return rungPoint{}, err
+			}
+			*turn.to = append(*turn.to, r.rate)
+			if turn.o.Do == doPublish {
+				all.add(r)
+			}
+		}
+	}
+	p := s.point()
+	p.Median, p.P99 = micros(percentile(all.times, 0.5)), micros(percentile(all.times, 0.99))
+	p.Commits = all.commits / rounds
+	return p, nil
+}
+
+// consume measures a group of all processes that handles the log from its beginning, beside raw.
+func (g *rung) consume(ctx context.Context, join, raw order) (rungPoint, error) {
+	raw.Seconds = g.c.seconds
+	join.Group = "bench-" + event.NewID()
+	if join.Effects {
+		err := g.p.Store().Migrate(ctx, "bench", `CREATE TABLE bench_effect (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`)
+		if err != nil {
+			return rungPoint{}, err
+		}
+	}
+	if _, err := g.all(join); err != nil {
+		return rungPoint{}, err
+	}
+	if err := g.shared(ctx, join.Group); err != nil {
+		return rungPoint{}, err
+	}
+	var s summed
+	for range rounds {
+		r, err := g.all(raw)
+		if err != nil {
+			return rungPoint{}, err
+		}
+		s.raw = append(s.raw, r.rate)
+		rate, err := g.drain(ctx, join.Group)
+		if err != nil {
+			return rungPoint{}, err
+		}
+		s.rate = append(s.rate, rate)
+	}
+	if _, err := g.all(order{Do: doLeave}); err != nil {
+		return rungPoint{}, err
+	}
+	return s.point(), nil
+}
+
+// shared waits until the processes have shared the partitions.
+func (g *rung) shared(ctx context.Context, group string) error {
+	for {
+		st, err := g.p.Bus().Group(ctx, group)
+		if err != nil {
+			return err
+		}
+		own := map[string]int{}
+		for _, p := range st.Partitions {
+			own[p.Owner]++
+		}
+		if own[""] == 0 && len(own) == min(len(g.members), len(st.Partitions)) && st.Lag == 0 {
+			return nil
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drain lets the group go back, by at most the events of a measure, and returns how fast it comes through, between a
+// tenth and nine tenths of the way: members begin and end at somewhat different moments. What is counted are checkpoints,
+// so only what is committed.
+func (g *rung) drain(ctx context.Context, group string) (rate float64, err error) {
+	heads, err := g.p.Store().Heads(ctx)
+	if err != nil {
+		return 0, err
+	}
+	total := int64(0)
+	offsets := make([]int64, len(heads))
+	for p, h := range heads {
+		offsets[p] = max(0, h-int64(g.c.events/len(heads)))
+		total += h - offsets[p]
+	}
+	if total < 1000 {
+		return 0, fmt.Errorf("only %d events are stored; publish more: raise --seconds, and do not leave publishing out by --only", total)
+	}
+	act := bus.Act{Actor: "bench", Reason: "measured"}
+	if err := g.p.Bus().Pause(ctx, group, act); err != nil {
+		return 0, err
+	}
+	for p, off := range offsets {
+		if err := g.p.Bus().Seek(ctx, group, bus.At(p, off), act); err != nil {
+			return 0, err
+		}
+	}
+	if err := g.p.Bus().Resume(ctx, group, act); err != nil {
+		return 0, err
+	}
+	type mark struct {
+		at   time.Time
+		done int64
+	}
+	var marks []mark
+	for {
+		done := int64(0)
+		err := g.p.Store().View(ctx, func(q eventstore.Querier) error {
+			return q.QueryRowContext(ctx, `SELECT COALESCE(SUM(next), 0) FROM carebus_checkpoints WHERE grp = $1`, group).Scan(&done)
+		})
+		if err != nil {
+			return 0, err
+		}
+		for _, off := range offsets {
+			done -= off
+		}
+		marks = append(marks, mark{time.Now(), done})
+		if done >= total {
+			break
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+	from, to := marks[0], marks[len(marks)-1]
+	for _, m := range marks {
+		if m.done <= total/10 {
+			from = m
+		}
+		if m.done >= total*9/10 {
+			to = m
+			break
+		}
+	}
+	return float64(to.done-from.done) / to.at.Sub(from.at).Seconds(), nil
+}
+
+// worker is a process that does what it is told.
+type worker struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+func (g *rung) spawn(ctx context.Context, i, n int) (*worker, error) {
+	cmd := exec.CommandContext(ctx, g.self, "bench", "worker", "--rung", g.name, "--raw", g.raw, "--index", strconv.Itoa(i), "--of", strconv.Itoa(n))
+	cmd.Env = append(os.Environ(), "CAREBUS_STORE="+g.store) // not an argument, which other users of the machine see
+	cmd.Stderr = g.talk
+	w := &worker{cmd: cmd}
+	var err error
+	if w.in, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	w.out = json.NewDecoder(out)
+	return w, cmd.Start()
+}
+
+func (w *worker) tell(o order) error { return json.NewEncoder(w.in).Encode(o) }
+
+func (w *worker) answer() (workResult, error) {
+	var a workerAnswer
+	if err := w.out.Decode(&a); err != nil {
+		return workResult{}, fmt.Errorf("a worker process gave no answer: %w", err)
+	}
+	if a.Error != "" {
+		return workResult{}, fmt.Errorf("a worker process: %s", a.Error)
+	}
+	return a.result(), nil
+}
+
+// end lets the process leave its groups and end.
+func (w *worker) end() error {
+	_ = w.in.Close()
+	return w.cmd.Wait()
+}
