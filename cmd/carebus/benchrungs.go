@@ -429,14 +429,14 @@ func (g *rung) consume(ctx context.Context, join, raw order) (rungPoint, error) 
 func (g *rung) shared(ctx context.Context, group string) error {
 	for {
 		st, err := g.p.Bus().Group(ctx, group)
-		if err != nil {
+		if err != nil && !errors.Is(err, bus.ErrNoGroup) {
 			return err
 		}
 		own := map[string]int{}
 		for _, p := range st.Partitions {
 			own[p.Owner]++
 		}
-		if own[""] == 0 && len(own) == min(len(g.members), len(st.Partitions)) && st.Lag == 0 {
+		if err == nil && own[""] == 0 && len(own) == min(len(g.members), len(st.Partitions)) && st.Lag == 0 {
 			return nil
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
