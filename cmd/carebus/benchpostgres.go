@@ -49,7 +49,7 @@ type rawPostgres struct {
 func openRawPostgres(ctx context.Context, c workerConfig) (*rawPostgres, error) {
 	r := &rawPostgres{c: c}
 	var err error
-	if r.conn, err = pgx.Connect(ctx, c.raw); err != nil {
+	if r.conn, err = pgx.Connect(ctx, c.store); err != nil {
 		return nil, err
 	}
 	first := int64(c.index) << 36

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,8 +74,7 @@ type rungs struct {
 type rung struct {
 	*rungs
 	name    string
-	store   string // as --store names it
-	raw     string // of the raw tables: a path, or an address
+	store   string // as --store names it; the raw tables lie in the same folder or schema
 	p       *carebus.Platform
 	members []*worker // of the present number of processes
 }
@@ -197,7 +197,7 @@ func (r *rungs) sqlite(ctx context.Context) error {
 	if err := raw.close(); err != nil {
 		return err
 	}
-	return r.measure(ctx, &rung{rungs: r, name: "sqlite", store: "sqlite:" + filepath.Join(dir, "carebus.db"), raw: dir})
+	return r.measure(ctx, &rung{rungs: r, name: "sqlite", store: "sqlite:" + filepath.Join(dir, "carebus.db")})
 }
 
 // postgres makes a schema of its own on the server and drops it: what else the database holds is not touched.
@@ -227,62 +227,67 @@ func (r *rungs) postgres(ctx context.Context) (err error) {
 	if _, err := c.Exec(ctx, rawPostgresTables); err != nil {
 		return err
 	}
-	return r.measure(ctx, &rung{rungs: r, name: "postgres", store: address, raw: address})
+	return r.measure(ctx, &rung{rungs: r, name: "postgres", store: address})
 }
 
-// measure measures a rung with each number of processes: publishing first, so that there is something to consume.
+// measure is one thing that is measured; do does it once, with the processes that are there.
+type measure struct {
+	name string
+	do   func(ctx context.Context, s *series) error
+}
+
+// measure measures a rung: publishing first, so that there is something to consume. All numbers of processes take turns,
+// so that a machine that others slow down slows all of them.
 func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 	if g.p, err = carebus.Open(ctx, g.store, nil); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.p.Close()) }()
-	type measure struct {
-		name string
-		do   func(ctx context.Context, name string) (rungPoint, error)
-	}
-	publishers := r.c.publishers
 	for _, stage := range [][]measure{
 		{
-			{fmt.Sprintf("publish, %d publishers each", publishers), func(ctx context.Context, name string) (rungPoint, error) {
-				return g.publish(ctx, order{Do: doPublish, Publishers: publishers, Batch: 1}, publishers)
+			{fmt.Sprintf("publish, %d publishers each", r.c.publishers), func(_ context.Context, s *series) error {
+				return g.publish(s, order{Do: doPublish, Publishers: r.c.publishers, Batch: 1}, r.c.publishers)
 			}},
-			{"publish, batches of 200", func(ctx context.Context, name string) (rungPoint, error) {
-				return g.publish(ctx, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
+			{"publish, batches of 200", func(_ context.Context, s *series) error {
+				return g.publish(s, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
 			}},
 		},
 		{
-			{"consume, no-op handler", func(ctx context.Context, name string) (rungPoint, error) {
-				return g.consume(ctx, order{Do: doJoin}, order{Do: doRawRead})
+			{"consume, no-op handler", func(ctx context.Context, s *series) error {
+				return g.consume(ctx, s, order{Do: doJoin}, order{Do: doRawRead})
 			}},
-			{"consume, one upsert per event", func(ctx context.Context, name string) (rungPoint, error) {
-				return g.consume(ctx, order{Do: doJoin, Effects: true}, order{Do: doRawEffects})
+			{"consume, one upsert per event", func(ctx context.Context, s *series) error {
+				return g.consume(ctx, s, order{Do: doJoin, Effects: true}, order{Do: doRawEffects})
 			}},
 		},
 	} {
-		for _, n := range r.counts {
-			wanted := []measure{}
-			for _, m := range stage {
-				if r.c.only == "" || strings.Contains(g.name+" "+m.name, r.c.only) {
-					wanted = append(wanted, m)
-				}
-			}
-			if len(wanted) == 0 {
-				continue
-			}
-			err := g.with(ctx, n, func(ctx context.Context) error {
-				for _, m := range wanted {
-					p, err := m.do(ctx, m.name)
-					if err != nil {
-						return fmt.Errorf("%s, %s, %d processes: %w", g.name, m.name, n, err)
+		stage = slices.DeleteFunc(stage, func(m measure) bool { return !strings.Contains(g.name+" "+m.name, r.c.only) })
+		if len(stage) == 0 {
+			continue
+		}
+		all := make([]series, len(stage)*len(r.counts))
+		for round := range rounds {
+			for i, n := range r.counts {
+				err := g.with(ctx, n, func(ctx context.Context) error {
+					for k, m := range stage {
+						s := &all[k*len(r.counts)+i]
+						if err := m.do(ctx, s); err != nil {
+							return fmt.Errorf("%s: %w", m.name, err)
+						}
+						r.say(fmt.Sprintf("%-9s %-32s %d × round %d %9.0f/s  raw %9.0f/s", g.name, m.name, n, round+1, s.rate[round], s.raw[round]))
 					}
-					p.Rung, p.Name, p.Processes = g.name, m.name, n
-					r.report.Rungs = append(r.report.Rungs, p)
-					r.say(fmt.Sprintf("%-9s %-32s %d × %9.0f/s  ratio %.2f", g.name, m.name, n, p.Rate, p.Ratio))
+					return nil
+				})
+				if err != nil {
+					return fmt.Errorf("%s, %d processes: %w", g.name, n, err)
 				}
-				return nil
-			})
-			if err != nil {
-				return err
+			}
+		}
+		for k, m := range stage {
+			for i, n := range r.counts {
+				p := all[k*len(r.counts)+i].point()
+				p.Rung, p.Name, p.Processes = g.name, m.name, n
+				r.report.Rungs = append(r.report.Rungs, p)
 			}
 		}
 	}
@@ -329,9 +334,10 @@ func (g *rung) all(o order) (done workResult, err error) {
 
 const rounds = 3
 
-// summed are the rounds of a measure, in each of which raw and carebus took turns.
-type summed struct {
-	rate, raw, free []float64
+// series are the rounds of a measure, in each of which raw and carebus took turns.
+type series struct {
+	rate, raw, free, commits []float64
+	times                    []time.Duration
 }
 
 func mean(v []float64) float64 {
@@ -342,8 +348,9 @@ func mean(v []float64) float64 {
 	return sum / float64(max(len(v), 1))
 }
 
-func (s *summed) point() rungPoint {
-	p := rungPoint{Rate: mean(s.rate), Raw: mean(s.raw), Free: mean(s.free)}
+func (s *series) point() rungPoint {
+	p := rungPoint{Rate: mean(s.rate), Raw: mean(s.raw), Free: mean(s.free), Commits: mean(s.commits)}
+	p.Median, p.P99 = micros(percentile(s.times, 0.5)), micros(percentile(s.times, 0.99))
 	p.Ratio = p.Rate / p.Raw
 	if p.Free > 0 {
 		p.FreeRatio = p.Rate / p.Free
@@ -359,70 +366,61 @@ func (s *summed) point() rungPoint {
 }
 
 // publish measures publishing beside raw inserts of rows.
-func (g *rung) publish(_ context.Context, own order, rows int) (rungPoint, error) {
-	var s summed
-	var all workResult
+func (g *rung) publish(s *series, own order, rows int) error {
 	own.Seconds = g.c.seconds
 	raw := order{Do: doRaw, Rows: rows, Seconds: g.c.seconds, Ordered: true}
-	free := raw
-	free.Ordered = false
-	for range rounds {
-		for _, turn := range []struct {
-			o  order
-			to *[]float64
-		}{{raw, &s.raw}, {own, &s.rate}, {free, &s.free}} {
-			if turn.o.Do == doRaw && !turn.o.Ordered && (g.name == "sqlite" || len(g.members) == 1) {
-				continue // there is no such thing
-			}
-			r, err := g.all(turn.o)
-			if err != nil {
-				return rungPoint{}, err
-			}
-			*turn.to = append(*turn.to, r.rate)
-			if turn.o.Do == doPublish {
-				all.add(r)
-			}
-		}
+	r, err := g.all(raw)
+	if err != nil {
+		return err
 	}
-	p := s.point()
-	p.Median, p.P99 = micros(percentile(all.times, 0.5)), micros(percentile(all.times, 0.99))
-	p.Commits = all.commits / rounds
-	return p, nil
+	s.raw = append(s.raw, r.rate)
+	if r, err = g.all(own); err != nil {
+		return err
+	}
+	s.rate, s.commits, s.times = append(s.rate, r.rate), append(s.commits, r.commits), append(s.times, r.times...)
+	if g.name == "sqlite" || len(g.members) == 1 {
+		return nil // there is no such thing as inserts without an order
+	}
+	raw.Ordered = false
+	if r, err = g.all(raw); err != nil {
+		return err
+	}
+	s.free = append(s.free, r.rate)
+	return nil
 }
 
-// consume measures a group of all processes that handles the log from its beginning, beside raw.
-func (g *rung) consume(ctx context.Context, join, raw order) (rungPoint, error) {
+// consume measures a group of all processes that handles the log again, beside raw.
+func (g *rung) consume(ctx context.Context, s *series, join, raw order) error {
 	raw.Seconds = g.c.seconds
 	join.Group = "bench-" + event.NewID()
 	if join.Effects {
 		err := g.p.Store().Migrate(ctx, "bench", `CREATE TABLE bench_effect (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`)
 		if err != nil {
-			return rungPoint{}, err
+			return err
 		}
 	}
+	r, err := g.all(raw)
+	if err != nil {
+		return err
+	}
+	s.raw = append(s.raw, r.rate)
 	if _, err := g.all(join); err != nil {
-		return rungPoint{}, err
+		return err
 	}
 	if err := g.shared(ctx, join.Group); err != nil {
-		return rungPoint{}, err
+		return err
 	}
-	var s summed
-	for range rounds {
-		r, err := g.all(raw)
-		if err != nil {
-			return rungPoint{}, err
-		}
-		s.raw = append(s.raw, r.rate)
-		rate, err := g.drain(ctx, join.Group)
-		if err != nil {
-			return rungPoint{}, err
-		}
-		s.rate = append(s.rate, rate)
+	events := g.c.events
+	if !join.Effects {
+		events *= 4
 	}
-	if _, err := g.all(order{Do: doLeave}); err != nil {
-		return rungPoint{}, err
+	rate, err := g.drain(ctx, join.Group, events)
+	if err != nil {
+		return err
 	}
-	return s.point(), nil
+	s.rate = append(s.rate, rate)
+	_, err = g.all(order{Do: doLeave})
+	return err
 }
 
 // shared waits until the processes have shared the partitions.
@@ -454,10 +452,10 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// drain lets the group go back, by at most the events of a measure, and returns how fast it comes through, between a
+// drain lets the group go back, by so many events at most, and returns how fast it comes through, between a
 // tenth and nine tenths of the way: members begin and end at somewhat different moments. What is counted are checkpoints,
 // so only what is committed.
-func (g *rung) drain(ctx context.Context, group string) (rate float64, err error) {
+func (g *rung) drain(ctx context.Context, group string, events int) (rate float64, err error) {
 	heads, err := g.p.Store().Heads(ctx)
 	if err != nil {
 		return 0, err
@@ -465,7 +463,7 @@ func (g *rung) drain(ctx context.Context, group string) (rate float64, err error
 	total := int64(0)
 	offsets := make([]int64, len(heads))
 	for p, h := range heads {
-		offsets[p] = max(0, h-int64(g.c.events/len(heads)))
+		offsets[p] = max(0, h-int64(events/len(heads)))
 		total += h - offsets[p]
 	}
 	if total < 1000 {
@@ -528,7 +526,7 @@ type worker struct {
 }
 
 func (g *rung) spawn(ctx context.Context, i, n int) (*worker, error) {
-	cmd := exec.CommandContext(ctx, g.self, "bench", "worker", "--rung", g.name, "--raw", g.raw, "--index", strconv.Itoa(i), "--of", strconv.Itoa(n))
+	cmd := exec.CommandContext(ctx, g.self, "bench", "worker", "--index", strconv.Itoa(i), "--of", strconv.Itoa(n))
 	cmd.Env = append(os.Environ(), "CAREBUS_STORE="+g.store) // not an argument, which other users of the machine see
 	cmd.Stderr = g.talk
 	w := &worker{cmd: cmd}

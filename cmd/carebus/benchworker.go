@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ type rawProcess interface {
 
 // workerConfig are the flags of a worker process.
 type workerConfig struct {
-	rung, raw string
+	store     string
 	index, of int
 }
 
@@ -97,6 +98,7 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx := cmd.Context()
+			c.store = a.store
 			w := &benchWorker{c: c}
 			if w.p, err = a.open(ctx, cmd, &carebus.Options{Lease: 3 * time.Second}); err != nil {
 				return err
@@ -116,15 +118,13 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 			return w.serve(ctx, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&c.rung, "rung", "", "sqlite or postgres")
-	cmd.Flags().StringVar(&c.raw, "raw", "", "where the raw tables are")
 	cmd.Flags().IntVar(&c.index, "index", 0, "which of the processes")
 	cmd.Flags().IntVar(&c.of, "of", 1, "how many processes")
 	return cmd
 }
 
 func openRawProcess(ctx context.Context, c workerConfig) (rawProcess, error) {
-	if c.rung == "postgres" {
+	if onServer(c.store) {
 		return openRawPostgres(ctx, c)
 	}
 	return openRawSQLite(ctx, c)
@@ -250,7 +250,7 @@ type rawSQLite struct {
 func openRawSQLite(ctx context.Context, c workerConfig) (*rawSQLite, error) {
 	r := &rawSQLite{c: c, from: make([]int64, 12)}
 	var err error
-	if r.rawStore, err = connectRaw(ctx, filepath.Join(c.raw, "raw.db")); err != nil {
+	if r.rawStore, err = connectRaw(ctx, filepath.Join(filepath.Dir(strings.TrimPrefix(c.store, "sqlite:")), "raw.db")); err != nil {
 		return nil, err
 	}
 	r.next = int64(c.index) << 36
