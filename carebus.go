@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/bus/kafka"
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/eventstore/driver"
@@ -40,6 +41,9 @@ type Options struct {
 	// Clock is the time that events are recorded at and timers fire by. It is for tests, see carebustest.OpenAt; processes
 	// of one store must agree on it. Default time.Now.
 	Clock func() time.Time
+	// Kafka makes Apache Kafka the bus: events go from the store to topics, and groups read these. Default: groups read the
+	// store. It is for a cluster of services with stores of their own; see package bus/kafka.
+	Kafka *kafka.Options
 	// Hooks are told of what the platform does: values with the methods of eventstore.AppendHook, eventstore.CommitHook,
 	// bus.HandleHook, bus.CallHook, saga.StepHook, and the hooks of package gateway. Package telemetry makes some.
 	// Default: none.
@@ -60,6 +64,7 @@ type Platform struct {
 	store    *eventstore.Store
 	registry *schema.Registry
 	bus      *bus.Bus
+	kafka    *kafka.Transport // nil when groups read the store
 	timers   *timer.Timers
 	limits   *event.Options
 	log      *slog.Logger
@@ -89,7 +94,7 @@ func Open(ctx context.Context, name string, o *Options) (*Platform, error) {
 	}
 	p.store = eventstore.New(d, &eventstore.Options{Admit: p.admit, Linger: o.Linger, QueueBytes: o.QueueBytes, Hooks: o.Hooks})
 	if err := p.start(ctx, o); err != nil {
-		return nil, errors.Join(err, p.store.Close())
+		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
@@ -124,11 +129,20 @@ func (p *Platform) start(ctx context.Context, o *Options) error {
 	if p.timers, err = timer.Open(ctx, p.store, &timer.Options{Logger: p.log}); err != nil {
 		return err
 	}
-	p.bus, err = bus.New(ctx, p.store, &bus.Options{
+	set := &bus.Options{
 		Member: o.Member, Lease: o.Lease, Logger: p.log,
 		Upcast: p.Upcast, Validate: p.validate, Hooks: o.Hooks,
-	})
-	return err
+	}
+	if o.Kafka != nil {
+		if p.kafka, err = kafka.Open(ctx, p.store, o.Kafka); err != nil {
+			return err
+		}
+		set.Transport = p.kafka
+	}
+	if p.bus, err = bus.New(ctx, p.store, set); err != nil || p.kafka == nil {
+		return err
+	}
+	return p.bus.Handle(p.kafka.RelayGroup(), p.kafka.Relay()...)
 }
 
 // admit completes and checks an event on its way into the store.
@@ -226,4 +240,9 @@ func (p *Platform) Bus() *bus.Bus { return p.bus }
 func (p *Platform) Hooks() []any { return p.hooks }
 
 // Close lets what is queued be committed and closes the store. Let Run return first.
-func (p *Platform) Close() error { return p.store.Close() }
+func (p *Platform) Close() error {
+	if p.kafka != nil {
+		p.kafka.Close()
+	}
+	return p.store.Close()
+}

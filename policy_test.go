@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"eventstore/migrate":    {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"eventstore/storetest":  {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"bus":                   {"event", "eventstore"},
+	"bus/kafka":             {"event", "eventstore", "bus"},
 	"fhir":                  {"event"},
 	"aggregate":             {"event", "eventstore", "bus"},
 	"timer":                 {"event", "eventstore"},
@@ -50,7 +51,7 @@ var allowed = map[string][]string{
 	"services/simulation": {"", "event", "eventstore", "bus", "aggregate", "catalog", "catalog/*", "services/*"},
 	"services/audit":      {"", "event", "eventstore", "aggregate", "projection", "catalog", "catalog/*", "services/*"},
 	"flow":                {"event", "eventstore", "bus"},
-	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "eventstore/postgres", "bus", "timer"},
+	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "eventstore/postgres", "bus", "bus/kafka", "timer"},
 	"cmd/carebus":         nil, // anything
 }
 

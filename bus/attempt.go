@@ -47,6 +47,9 @@ func (w *worker) prepare(records []eventstore.Record) []item {
 	for i, r := range records {
 		it := &items[i]
 		it.rec = r
+		if it.err = w.bad[r.Offset]; it.err != nil {
+			continue
+		}
 		for _, h := range w.g.handlers {
 			if h.each == nil || !h.match(r.Type) {
 				continue
@@ -84,10 +87,8 @@ func (w *worker) attempt(ctx context.Context, items []item, end int64, probe boo
 	case probe:
 		items, end = items[:1], first+1
 	}
-	if w.g.handlers[0].batch == nil {
-		if err := w.calls(ctx, items, false); err != nil {
-			return outcome{}, err
-		}
+	if err := w.outside(ctx, items, false); err != nil {
+		return outcome{}, err
 	}
 	tries := w.failing
 	out, err := w.unit(ctx, items, end, false)
@@ -141,7 +142,7 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 				}
 				continue
 			}
-			if i+1 < len(items) && time.Since(begin) > w.g.set.hold {
+			if i+1 < len(items) && time.Since(begin) > w.g.set.hold && w.g.handlers[0].forward == nil {
 				out.done, out.next = i+1, it.rec.Offset+1
 				break
 			}
@@ -311,6 +312,36 @@ func (w *worker) mark(ctx context.Context, offset int64) error {
 		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET handling = $1, deaths = $2 WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
 			offset, w.deaths, w.g.name, w.part, w.next, w.epoch))
 	})
+}
+
+// outside does what is to be done before the transaction. What became of it is in the items; an error is of the store.
+func (w *worker) outside(ctx context.Context, items []item, redrive bool) error {
+	switch h := w.g.handlers[0]; {
+	case h.forward != nil:
+		w.forward(ctx, h, items)
+		return nil
+	case h.batch != nil:
+		return nil
+	}
+	return w.calls(ctx, items, redrive)
+}
+
+// forward hands items on, all in one call. When it fails, none counts as handed on.
+func (w *worker) forward(ctx context.Context, h *handler, items []item) {
+	records := make([]eventstore.Record, len(items))
+	for i := range items {
+		records[i] = items[i].rec
+		items[i].called, items[i].callErr = nil, nil
+	}
+	ctx, cancel := context.WithTimeout(w.deliveryContext(ctx, records[0], false), w.g.set.timeout)
+	defer cancel()
+	defer context.AfterFunc(w.held, cancel)()
+	var done apply
+	err := guard(func() (err error) { done, err = h.forward(ctx, w.part, records); return err })
+	for i := range items {
+		items[i].callErr = err
+	}
+	items[len(items)-1].called = done
 }
 
 // calls makes the outside calls of items, keys in parallel, each key in order. Answers are kept until their effects are

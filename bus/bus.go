@@ -25,6 +25,9 @@ type Options struct {
 	Upcast func(e event.Event, version string) (event.Event, error)
 	// Validate checks an event against its schema, for the dry run of a redrive and for corrections. Default: no check.
 	Validate func(e event.Event) error
+	// Transport brings events to the groups, in the place of the store's own log; a group may still ask for that, see
+	// FromStore. Default: none.
+	Transport Transport
 	// Logger receives what an operator should know; never a payload. Default: slog.Default().
 	Logger *slog.Logger
 	// Hooks are told of events being handled and of calls to the outside. Default: none.
@@ -87,7 +90,12 @@ type group struct {
 	handlers []*handler
 	set      settings
 	breaker  *breaker
-	log      *slog.Logger
+
+	transport Transport    // nil for a group that reads the store
+	member    Member       // of the transport's group; set by run
+	known     map[int]bool // lanes that have a checkpoint
+
+	log *slog.Logger
 
 	poke chan struct{} // wakes the member loop: a lease was lost, an operator acted
 	// accused is held while an event is handled on which a process has died before: of several such events, in several
@@ -112,6 +120,9 @@ func (b *Bus) Handle(name string, opts ...Option) error {
 	}
 	if err := g.checkHandlers(); err != nil {
 		return err
+	}
+	if !g.set.fromStore {
+		g.transport = b.opts.Transport
 	}
 	g.breaker = newBreaker(g.set.breakAfter, max(g.set.retryMin, 50*time.Millisecond), max(g.set.retryMax, 50*time.Millisecond), time.Now)
 	b.mu.Lock()
@@ -233,17 +244,67 @@ func (b *Bus) Idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := b.Joined()
+	var direct, lanes []string
+	b.mu.Lock()
+	for name, g := range b.groups {
+		if g.transport == nil {
+			direct = append(direct, name)
+		} else {
+			lanes = append(lanes, name)
+		}
+	}
+	b.mu.Unlock()
+	if len(lanes) > 0 {
+		direct = append(direct, b.opts.Transport.RelayGroup())
+	}
+	ends := map[int]int64{}
+	for p, head := range heads {
+		ends[p] = head
+	}
+	if err := b.passed(ctx, direct, ends, true); err != nil {
+		return err
+	}
+	// What the relay has passed is in the lanes.
+	for _, name := range lanes {
+		parts, err := b.entered(ctx, name)
+		if err != nil {
+			return err
+		}
+		if ends, err = b.heads(ctx, parts); err != nil {
+			return err
+		}
+		if err := b.passed(ctx, []string{name}, ends, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entered waits until a group has checkpoints and returns where.
+func (b *Bus) entered(ctx context.Context, group string) ([]int, error) {
+	for {
+		tick := b.store.Tick()
+		if parts, err := b.partsOf(ctx, group); err != nil || len(parts) > 0 {
+			return parts, err
+		}
+		if _, err := b.store.Wait(ctx, tick); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// passed waits until groups have checkpoints at or behind ends.
+func (b *Bus) passed(ctx context.Context, groups []string, ends map[int]int64, all bool) error {
 	for {
 		tick := b.store.Tick()
 		behind := false
-		for _, n := range names {
+		for _, n := range groups {
 			ps, err := b.positions(ctx, n)
 			if err != nil {
 				return err
 			}
-			for p, head := range heads {
-				if pos, ok := ps[p]; !ok || pos < head {
+			for p, end := range ends {
+				if pos, ok := ps[p]; all && !ok || pos < end {
 					behind = true
 				}
 			}

@@ -26,7 +26,14 @@ func TestMain(m *testing.M) {
 		child(mode)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(withBrokers{m})
+}
+
+type withBrokers struct{ *testing.M }
+
+func (m withBrokers) Run() int {
+	defer func() { closeBrokers() }()
+	return m.M.Run()
 }
 
 // numbered is the payload of test events: the key and its running number.
@@ -64,10 +71,11 @@ func newStore(t testing.TB) *eventstore.Store {
 
 func newBus(t testing.TB, s *eventstore.Store, o *bus.Options) *bus.Bus {
 	t.Helper()
-	b, err := bus.New(context.Background(), s, o)
+	b, end, err := openBus(context.Background(), s, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(end)
 	return b
 }
 

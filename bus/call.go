@@ -3,6 +3,8 @@ package bus
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
@@ -74,6 +76,23 @@ func OnForward(pattern string, fn func(ctx context.Context, r eventstore.Record)
 			}
 			return func(context.Context, Tx) error { return nil }, nil
 		}},
+	}
+}
+
+// OnForwardBatch hands runs of events on, in the order of the log, to somebody outside who takes them faster so: a relay to
+// another log. fn runs outside any transaction and returns when all of them have arrived, and what is to be done in the
+// transaction that moves the checkpoint behind them, or nil. When it fails, all of them are handed on again: at least once,
+// and what is handed on next is either the next run or one that begins at the last checkpoint.
+// A group has no other handler beside it. A failure that is not of a dependency should stop the group; see OnFailure.
+func OnForwardBatch(fn func(ctx context.Context, partition int, records []eventstore.Record) (done func(ctx context.Context, tx Tx) error, err error), patterns ...string) Option {
+	return &handler{
+		pattern: strings.Join(patterns, " "),
+		match: func(t string) bool {
+			return slices.ContainsFunc(patterns, func(p string) bool { return Matches(p, t) })
+		},
+		forward: func(ctx context.Context, partition int, records []eventstore.Record) (apply, error) {
+			return fn(ctx, partition, records)
+		},
 	}
 }
 

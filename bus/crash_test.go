@@ -37,8 +37,9 @@ func child(mode string) {
 	d, err := storetest.Driver(nil, path, 0, nil)
 	fatal(err)
 	s := eventstore.New(d, nil)
-	b, err := bus.New(ctx, s, &bus.Options{Lease: lease})
+	b, end, err := openBus(ctx, s, &bus.Options{Lease: lease})
 	fatal(err)
+	defer end()
 	fatal(b.Handle("g", bus.On(thingDoneV1, applyEffect), bus.BatchSize(64, 1<<20)))
 	var wg sync.WaitGroup
 	if mode == "publish-consume" {
@@ -90,7 +91,14 @@ type process struct {
 func startChild(t *testing.T, mode, path string, lease time.Duration) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0]), acked: map[string]int{}, read: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "CAREBUS_BUS_CHILD="+mode, "CAREBUS_BUS_STORE="+path, "CAREBUS_BUS_LEASE="+lease.String())
+	if overKafka {
+		seeds, err := brokers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.cmd.Env = []string{"CAREBUS_BUS_RUN=" + run, "CAREBUS_TEST_KAFKA=" + strings.Join(seeds, ",")}
+	}
+	p.cmd.Env = append(append(os.Environ(), p.cmd.Env...), "CAREBUS_BUS_CHILD="+mode, "CAREBUS_BUS_STORE="+path, "CAREBUS_BUS_LEASE="+lease.String())
 	p.cmd.Stderr = &p.stderr
 	var err error
 	if p.stdout, err = p.cmd.StdoutPipe(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // themselves are in the log; nothing of them is copied.
 type DeadLetter struct {
 	Group     string    `json:"group"`
+	Topic     string    `json:"topic,omitempty"` // where a transport brought the events
 	Partition int       `json:"partition"`
 	Key       string    `json:"key"`
 	Head      int64     `json:"head"`   // offset of the first event that is not done
@@ -30,6 +32,8 @@ type DeadLetter struct {
 	State     string    `json:"state"` // waiting, retry
 	ParkedAt  time.Time `json:"parkedAt"`
 	Job       string    `json:"job,omitempty"`
+
+	part int // of the store, or the lane
 }
 
 // Filter chooses dead letters. Empty members choose all.
@@ -88,15 +92,62 @@ func (b *Bus) DeadLetters(ctx context.Context, f Filter, limit int) ([]DeadLette
 		for rows.Next() {
 			var d DeadLetter
 			var next, parked int64
-			if err := rows.Scan(&d.Group, &d.Partition, &d.Key, &d.Head, &d.Tail, &d.Events, &d.Class, &d.Error, &d.EventID, &d.EventType, &d.Attempts, &next, &d.State, &parked, &d.Job); err != nil {
+			if err := rows.Scan(&d.Group, &d.part, &d.Key, &d.Head, &d.Tail, &d.Events, &d.Class, &d.Error, &d.EventID, &d.EventType, &d.Attempts, &next, &d.State, &parked, &d.Job); err != nil {
 				return err
 			}
+			b.place(&d)
 			d.NextTry, d.ParkedAt = time.UnixMicro(next).UTC(), time.UnixMicro(parked).UTC()
 			out = append(out, d)
 		}
 		return rows.Err()
 	})
 	return out, err
+}
+
+// place says where a dead letter is.
+func (b *Bus) place(d *DeadLetter) {
+	if d.Partition = d.part; d.part >= FirstLane && b.opts.Transport != nil {
+		d.Topic, d.Partition = b.opts.Transport.Place(d.part)
+	}
+}
+
+// Waiting reads the events of a dead letter from its head on, as they were published, those that the group handles.
+func (b *Bus) Waiting(ctx context.Context, d DeadLetter, limit int) ([]eventstore.Record, error) {
+	var patterns string
+	err := b.store.View(ctx, func(q eventstore.Querier) error {
+		return q.QueryRowContext(ctx, `SELECT patterns FROM carebus_groups WHERE grp = $1`, d.Group).Scan(&patterns)
+	})
+	if err != nil {
+		return nil, err
+	}
+	wanted := func(t string) bool {
+		return slices.ContainsFunc(strings.Fields(patterns), func(p string) bool { return Matches(p, t) })
+	}
+	if d.part < FirstLane {
+		batch, err := b.store.Partition(ctx, eventstore.PartitionQuery{Partition: d.part, From: d.Head, To: d.Tail + 1, Key: d.Key, Match: wanted, Limit: limit})
+		return batch.Records, err
+	}
+	if b.opts.Transport == nil {
+		return nil, errNoTransport
+	}
+	// A worker knows how far the relays are at the head; for a look it does to tell repetitions by their id.
+	var out []eventstore.Record
+	had := map[string]bool{}
+	for from := d.Head; from <= d.Tail && len(out) < limit; {
+		found, next, err := b.opts.Transport.Fetch(ctx, d.part, from, 1000, 4<<20)
+		if err != nil || next == from {
+			return out, err
+		}
+		for i := range found {
+			r := &found[i]
+			if r.Offset <= d.Tail && r.PartitionKey == d.Key && (r.Err != nil || wanted(r.Type)) && !had[r.ID] && len(out) < limit {
+				had[r.ID] = true
+				out = append(out, r.Record)
+			}
+		}
+		from = next
+	}
+	return out, nil
 }
 
 // count returns how many keys and waiting events a filter chooses.
@@ -166,9 +217,24 @@ func (b *Bus) PreviewRedrive(ctx context.Context, f Filter) (Preview, error) {
 	return p, nil
 }
 
+// head is the event that a dead letter stands at.
+func (b *Bus) head(ctx context.Context, d DeadLetter) (eventstore.Record, error) {
+	if d.part < FirstLane {
+		return b.store.Get(ctx, d.EventID)
+	}
+	rs, err := b.Waiting(ctx, d, 1)
+	if err == nil && (len(rs) == 0 || rs[0].Offset != d.Head) {
+		err = fmt.Errorf("%w: event %s at offset %d of %s/%d", ErrLost, d.EventID, d.Head, d.Topic, d.Partition)
+	}
+	if err != nil {
+		return eventstore.Record{}, err
+	}
+	return rs[0], nil
+}
+
 // headEvent is the event that a dead letter stands at, with its correction if it has one.
 func (b *Bus) headEvent(ctx context.Context, d DeadLetter) (eventstore.Record, error) {
-	r, err := b.store.Get(ctx, d.EventID)
+	r, err := b.head(ctx, d)
 	if err != nil {
 		return r, err
 	}
@@ -369,14 +435,14 @@ func (b *Bus) giveUp(ctx context.Context, group, key string, act Act, all bool) 
 		p := keyEvent{Group: group, Partition: d.Partition, Key: key, Offset: d.Head, EventID: d.EventID, EventType: d.EventType,
 			Class: string(d.Class), Error: d.Error, Attempts: d.Attempts, Reason: act.Reason, Actor: act.actor()}
 		if all || d.Head == d.Tail {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_parked WHERE grp = $1 AND part = $2 AND pkey = $3`, group, d.Partition, key); err != nil {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_parked WHERE grp = $1 AND part = $2 AND pkey = $3`, group, d.part, key); err != nil {
 				return err
 			}
 			if all {
 				p.Reason = fmt.Sprintf("discarded %d events: %s", d.Events, act.Reason)
 			}
 		} else if _, err := tx.ExecContext(ctx, `UPDATE carebus_parked SET head = head + 1, count = count - 1, state = $1, next_at = 0, event_id = '', event_type = '' WHERE grp = $2 AND part = $3 AND pkey = $4`,
-			parkedRetry, group, d.Partition, key); err != nil {
+			parkedRetry, group, d.part, key); err != nil {
 			return err
 		}
 		if all {
@@ -398,7 +464,9 @@ func oneLetter(ctx context.Context, q eventstore.Querier, group, key string) (De
 	if !rows.Next() {
 		return d, errors.Join(rows.Err(), fmt.Errorf("%w: group %s, key %s", ErrNotParked, group, key))
 	}
-	return d, rows.Scan(&d.Partition, &d.Head, &d.Tail, &d.Events, &d.Class, &d.Error, &d.EventID, &d.EventType, &d.Attempts)
+	err = rows.Scan(&d.part, &d.Head, &d.Tail, &d.Events, &d.Class, &d.Error, &d.EventID, &d.EventType, &d.Attempts)
+	d.Partition = d.part
+	return d, err
 }
 
 // Correct makes a group handle the event at the head of a parked key with another payload. History is not edited: the
@@ -416,7 +484,7 @@ func (b *Bus) Correct(ctx context.Context, group, key string, payload json.RawMe
 	if err != nil {
 		return err
 	}
-	r, err := b.store.Get(ctx, d.EventID)
+	r, err := b.head(ctx, d)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (t Tx) QueryRow(query string, args ...any) *sql.Row {
 	return t.tx.QueryRowContext(t.ctx, query, args...)
 }
 
-// handler is one reaction of a group. Exactly one of each, batch and call is set.
+// handler is one reaction of a group. Exactly one of each, batch, call and forward is set.
 type handler struct {
 	pattern string
 	match   func(eventType string) bool
@@ -80,6 +80,8 @@ type handler struct {
 	batch func(ctx context.Context, tx Tx, records []eventstore.Record) error
 	// call makes an outside call before the transaction; see call.go.
 	call *call
+	// forward hands a run of events on, before the transaction, and returns what is to be done inside it.
+	forward func(ctx context.Context, partition int, records []eventstore.Record) (apply, error)
 }
 
 // apply is a handler's part inside the transaction.
@@ -181,10 +183,12 @@ func (g *group) checkHandlers() error {
 	batch := 0
 	called := map[string]bool{}
 	for _, h := range g.handlers {
-		if err := CheckPattern(h.pattern); err != nil {
-			return err
+		for _, p := range strings.Fields(h.pattern) {
+			if err := CheckPattern(p); err != nil {
+				return err
+			}
 		}
-		if h.batch != nil {
+		if h.batch != nil || h.forward != nil {
 			batch++
 		}
 		if h.call != nil {
@@ -195,7 +199,7 @@ func (g *group) checkHandlers() error {
 		}
 	}
 	if batch > 0 && len(g.handlers) > 1 {
-		return &ConfigError{Field: "group " + g.name, Reason: fmt.Sprintf("OnBatch with %d other handlers; give it a group of its own", len(g.handlers)-1)}
+		return &ConfigError{Field: "group " + g.name, Reason: fmt.Sprintf("a handler of batches with %d other handlers; give it a group of its own", len(g.handlers)-1)}
 	}
 	return nil
 }

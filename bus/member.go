@@ -20,7 +20,7 @@ import (
 // Two members may disagree for a moment about who is alive. That is harmless: a partition changes hands only by the
 // compare-and-set in claim, which raises the epoch, and every commit of a worker is conditional on its epoch.
 func (g *group) run(ctx context.Context) error {
-	if err := g.register(ctx); err != nil {
+	if err := g.enter(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -35,6 +35,7 @@ func (g *group) run(ctx context.Context) error {
 		}
 		g.leave(workers)
 	}()
+	var told time.Time // when the transport was last told how far the group is
 	heartbeat := time.NewTicker(g.bus.opts.Lease / 3)
 	defer heartbeat.Stop()
 	for {
@@ -64,6 +65,20 @@ func (g *group) run(ctx context.Context) error {
 			}
 			g.nudge() // what was taken away may be ours to claim again
 		}
+		if g.member != nil {
+			held := map[int]bool{}
+			for p := range workers {
+				held[p] = true
+			}
+			for _, c := range claims {
+				held[c.part] = true
+			}
+			g.member.Held(held)
+			if time.Since(told) > 5*time.Second {
+				told = time.Now()
+				g.progress(ctx)
+			}
+		}
 		for _, c := range claims {
 			w := newWorker(g, c, func(p int) { lost.Store(p, struct{}{}); g.nudge() })
 			workers[c.part] = w
@@ -92,19 +107,49 @@ func (g *group) nudge() {
 	}
 }
 
+// enter makes this process a member: in the store, and of the transport's group. A transport that cannot be reached is
+// waited for.
+func (g *group) enter(ctx context.Context) error {
+	for tries := 1; ; tries++ {
+		err := g.register(ctx)
+		if err == nil && g.transport != nil {
+			g.member, err = g.transport.Join(ctx, g.name, g.patterns(), g.nudge)
+		}
+		var wrong *ConfigError
+		if err == nil || g.transport == nil || errors.As(err, &wrong) || ctx.Err() != nil {
+			return err
+		}
+		g.log.Warn("bus: the transport cannot be reached, trying again", "error", errorText(err))
+		t := time.NewTimer(g.backoff(tries))
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+func (g *group) patterns() []string {
+	var out []string
+	for _, h := range g.handlers {
+		out = append(out, strings.Fields(h.pattern)...)
+	}
+	return out
+}
+
 // register creates the group's rows where they are missing, and frees parked keys for another try when the handler
 // version is new.
 func (g *group) register(ctx context.Context) error {
-	patterns := make([]string, 0, len(g.handlers))
-	for _, h := range g.handlers {
-		patterns = append(patterns, h.pattern)
-	}
+	patterns := g.patterns()
 	starts, err := g.starts(ctx)
 	if err != nil {
 		return err
 	}
 	return g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		now := tx.Now().UnixMicro()
+		if err := g.handOver(ctx, tx, starts); err != nil {
+			return err
+		}
 		var version string
 		err := tx.QueryRowContext(ctx, `SELECT version FROM carebus_groups WHERE grp = $1`, g.name).Scan(&version)
 		switch {
@@ -126,8 +171,8 @@ func (g *group) register(ctx context.Context) error {
 				}
 			}
 		}
-		for p, next := range starts {
-			if _, err := tx.ExecContext(ctx, insertCheckpoint, g.name, p, next, 0, 0, 0, now); err != nil {
+		for p, at := range starts {
+			if _, err := tx.ExecContext(ctx, insertCheckpoint, g.name, p, at.next, 0, 0, 0, now, at.seen.text(p)); err != nil {
 				return err
 			}
 		}
@@ -135,25 +180,98 @@ func (g *group) register(ctx context.Context) error {
 	})
 }
 
-const insertCheckpoint = `INSERT INTO carebus_checkpoints (grp, part, next, epoch, owner, expires_at, handling, deaths, replay_from, replay_to, resume_at, updated_at)
-	VALUES ($1, $2, $3, 0, '', 0, -1, 0, $4, $5, $6, $7) ON CONFLICT (grp, part) DO NOTHING`
+const insertCheckpoint = `INSERT INTO carebus_checkpoints (grp, part, next, epoch, owner, expires_at, handling, deaths, replay_from, replay_to, resume_at, updated_at, seen)
+	VALUES ($1, $2, $3, 0, '', 0, -1, 0, $4, $5, $6, $7, $8) ON CONFLICT (grp, part) DO NOTHING`
 
-// starts is where each partition begins if the group is new.
-func (g *group) starts(ctx context.Context) ([]int64, error) {
-	starts := make([]int64, g.bus.store.Partitions())
+// place is where reading begins.
+type place struct {
+	next  int64
+	seen  seen
+	begin int64 // of the lane
+}
+
+// starts is where each partition, or lane, begins if the group is new.
+func (g *group) starts(ctx context.Context) (map[int]place, error) {
+	starts := map[int]place{}
+	var to Target
 	switch {
 	case g.set.start.now:
-		return g.bus.store.Heads(ctx)
+		to = End()
 	case !g.set.start.time.IsZero():
-		for p := range starts {
-			off, err := g.bus.store.OffsetAt(ctx, p, g.set.start.time)
-			if err != nil {
-				return nil, err
-			}
-			starts[p] = off
-		}
+		to = Since(g.set.start.time)
 	}
-	return starts, nil
+	parts, err := g.parts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at, err := g.bus.resolve(ctx, to, parts)
+	if err != nil {
+		return nil, err
+	}
+	begin, err := g.bus.resolve(ctx, Beginning(), parts)
+	g.known = map[int]bool{}
+	for p, next := range at {
+		starts[p] = place{next, seenFrom(next), begin[p]}
+		g.known[p] = true
+	}
+	return starts, err
+}
+
+// parts are the partitions of the store, or the lanes of the transport.
+func (g *group) parts(ctx context.Context) ([]int, error) {
+	if g.transport != nil {
+		return g.transport.Lanes(ctx, g.patterns())
+	}
+	parts := make([]int, g.bus.store.Partitions())
+	for p := range parts {
+		parts[p] = p
+	}
+	return parts, nil
+}
+
+// handOver takes a group that has read the store to a transport: in each lane it passes over what it had handled of this store,
+// and goes on with what it had not. The other way round there is no such way, as there may be other stores' events in a
+// lane; and nothing may be done anew in silence.
+func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]place) error {
+	var stored, lanes, parked, replayed int64
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(SUM(CASE WHEN part >= $1 THEN 1 ELSE 0 END), 0), COALESCE(SUM(CASE WHEN replay_to > 0 AND part < $1 THEN 1 ELSE 0 END), 0)
+		FROM carebus_checkpoints WHERE grp = $2`, FirstLane, g.name).Scan(&stored, &lanes, &replayed); err != nil {
+		return err
+	}
+	stored -= lanes
+	switch {
+	case g.transport == nil && lanes > 0:
+		return &ConfigError{Field: "group " + g.name, Reason: "it reads from a transport (Kafka), and this process has none; open the platform with it, or remove the group to begin anew"}
+	case g.transport == nil || stored == 0:
+		return nil
+	}
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1`, g.name).Scan(&parked); err != nil {
+		return err
+	}
+	if parked > 0 || replayed > 0 {
+		return &ConfigError{Field: "group " + g.name, Reason: fmt.Sprintf("it has read the store so far and has %d parked keys and a replay in %d partitions; settle them without the transport, then go on with it", parked, replayed)}
+	}
+	handled := map[string]int64{}
+	if err := eachRow(ctx, tx, func(rows *sql.Rows) error {
+		var p int
+		var next int64
+		if err := rows.Scan(&p, &next); err != nil {
+			return err
+		}
+		handled[g.transport.Log(p)] = next - 1
+		return nil
+	}, `SELECT part, next FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
+		return err
+	}
+	for p, at := range starts {
+		at.next, at.seen = at.begin, seen{Logs: handled}
+		starts[p] = at
+	}
+	g.log.Info("bus: the group goes on with the transport where it was in the store")
+	return nil
 }
 
 // claim is a partition that this member has just taken.
@@ -165,6 +283,8 @@ type claim struct {
 	deaths   int
 	unclean  bool // the former owner did not give it back: it died, or hangs
 	replay   replayWindow
+
+	seen, resumeSeen string // of a lane
 }
 
 type replayWindow struct{ from, to, resume int64 }
@@ -172,6 +292,13 @@ type replayWindow struct{ from, to, resume int64 }
 // beat renews this member's leases and settles its share.
 func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []claim, drop []int, err error) {
 	me := g.bus.opts.Member
+	var lanes, fresh map[int]bool
+	if g.member != nil {
+		lanes, fresh = g.member.Mine()
+		if err := g.discover(ctx, lanes); err != nil {
+			g.log.Warn("bus: lanes that are new to the group", "error", errorText(err))
+		}
+	}
 	err = g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		claims, drop = nil, nil
 		now := tx.Now()
@@ -194,7 +321,7 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 		if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET expires_at = $1 WHERE grp = $2 AND owner = $3`, until, g.name, me); err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT part, next, epoch, owner, expires_at, handling, deaths, replay_from, replay_to, resume_at
+		rows, err := tx.QueryContext(ctx, `SELECT part, next, epoch, owner, expires_at, handling, deaths, replay_from, replay_to, resume_at, seen, resume_seen
 			FROM carebus_checkpoints WHERE grp = $1 ORDER BY part`, g.name)
 		if err != nil {
 			return err
@@ -207,7 +334,7 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 		var all []row
 		for rows.Next() {
 			var r row
-			if err := rows.Scan(&r.part, &r.next, &r.epoch, &r.owner, &r.expires, &r.handling, &r.deaths, &r.replay.from, &r.replay.to, &r.replay.resume); err != nil {
+			if err := rows.Scan(&r.part, &r.next, &r.epoch, &r.owner, &r.expires, &r.handling, &r.deaths, &r.replay.from, &r.replay.to, &r.replay.resume, &r.seen, &r.resumeSeen); err != nil {
 				rows.Close()
 				return err
 			}
@@ -218,13 +345,18 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 			return err
 		}
 		for i, r := range all {
-			mine := state == groupRunning && members[i%len(members)] == me
+			mine := state == groupRunning
+			if g.member == nil {
+				mine = mine && members[i%len(members)] == me
+			} else {
+				mine = mine && lanes[r.part]
+			}
 			w, held := workers[r.part]
 			switch {
 			case held && (!mine || w.epoch != r.epoch):
 				drop = append(drop, r.part) // no share of ours, or an operator or another member took it away
 			case held || !mine:
-			case r.owner == "" || r.owner == me || r.expires < now.UnixMicro():
+			case r.owner == "" || r.owner == me || r.expires < now.UnixMicro() || fresh[r.part]:
 				c := r.claim
 				c.epoch++
 				c.unclean = r.owner != "" && r.owner != me
@@ -265,6 +397,9 @@ func (g *group) release(ctx context.Context, parts []int) error {
 func (g *group) leave(workers map[int]*worker) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if g.member != nil {
+		defer g.member.Leave(ctx) // after the partitions were given back, so that who gets them finds them free
+	}
 	parts := make([]int, 0, len(workers))
 	for p := range workers {
 		parts = append(parts, p)
@@ -279,6 +414,45 @@ func (g *group) leave(workers map[int]*worker) {
 	if err != nil {
 		g.log.Warn("bus: leaving the group", "error", errorText(err))
 	}
+}
+
+// discover gives lanes that the group had no part in a checkpoint at their beginning: their topic, or they, came later.
+func (g *group) discover(ctx context.Context, lanes map[int]bool) error {
+	var unknown []int
+	for lane := range lanes {
+		if !g.known[lane] {
+			unknown = append(unknown, lane)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	at, err := g.bus.resolve(ctx, Beginning(), unknown)
+	if err != nil {
+		return err
+	}
+	return g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		for p, next := range at {
+			if _, err := tx.ExecContext(ctx, insertCheckpoint, g.name, p, next, 0, 0, 0, tx.Now().UnixMicro(), seenFrom(next).text(p)); err != nil {
+				return err
+			}
+			g.known[p] = true
+		}
+		return nil
+	})
+}
+
+// progress tells the transport how far the group is.
+func (g *group) progress(ctx context.Context) {
+	at, err := g.bus.positions(ctx, g.name)
+	if err != nil {
+		return
+	}
+	next := map[int]int64{}
+	for p, n := range at {
+		next[p] = n
+	}
+	g.member.Progress(next)
 }
 
 func textColumn(ctx context.Context, q eventstore.Querier, query string, args ...any) ([]string, error) {

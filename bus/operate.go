@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +28,9 @@ type GroupStatus struct {
 	Replay     *ReplayStatus     `json:"replay,omitempty"`
 }
 
-// PartitionStatus is a group's place in one partition.
+// PartitionStatus is a group's place in one partition of the store, or of a topic.
 type PartitionStatus struct {
+	Topic     string `json:"topic,omitempty"` // where a transport brings the events
 	Partition int    `json:"partition"`
 	Next      int64  `json:"next"` // first offset not handled
 	Head      int64  `json:"head"` // offset that the next event will get
@@ -78,7 +81,11 @@ func (b *Bus) Groups(ctx context.Context) ([]GroupStatus, error) {
 // Group returns the status of one group, or ErrNoGroup.
 func (b *Bus) Group(ctx context.Context, name string) (GroupStatus, error) {
 	s := GroupStatus{Name: name, Members: []string{}, Partitions: []PartitionStatus{}}
-	heads, err := b.store.Heads(ctx)
+	parts, err := b.partsOf(ctx, name)
+	if err != nil {
+		return s, err
+	}
+	heads, err := b.heads(ctx, parts)
 	if err != nil {
 		return s, err
 	}
@@ -113,8 +120,9 @@ func (b *Bus) Group(ctx context.Context, name string) (GroupStatus, error) {
 			if err := rows.Scan(&p.Partition, &p.Next, &p.Owner, &p.Epoch, &from, &to); err != nil {
 				return err
 			}
-			if p.Partition < len(heads) {
-				p.Head = max(heads[p.Partition], p.Next)
+			p.Head = max(heads[p.Partition], p.Next)
+			if b.opts.Transport != nil && p.Partition >= FirstLane {
+				p.Topic, p.Partition = b.opts.Transport.Place(p.Partition)
 			}
 			s.Lag += p.Head - p.Next
 			s.Partitions = append(s.Partitions, p)
@@ -241,6 +249,7 @@ func setGroupState(ctx context.Context, tx *eventstore.Tx, group, state, reason,
 type Target struct {
 	kind      targetKind
 	time      time.Time
+	topic     string
 	partition int
 	offset    int64
 }
@@ -268,36 +277,118 @@ func At(partition int, offset int64) Target {
 	return Target{kind: targetOffset, partition: partition, offset: offset}
 }
 
-// resolve returns the offset per partition; -1 leaves a partition alone.
-func (b *Bus) resolve(ctx context.Context, t Target) ([]int64, error) {
-	heads, err := b.store.Heads(ctx)
+// AtTopic is one offset of one partition of a topic; other lanes stay as they are.
+func AtTopic(topic string, partition int, offset int64) Target {
+	return Target{kind: targetOffset, topic: topic, partition: partition, offset: offset}
+}
+
+// partsOf are the partitions of the store, or the lanes, that a group has checkpoints in, ascending.
+func (b *Bus) partsOf(ctx context.Context, group string) ([]int, error) {
+	at, err := b.positions(ctx, group)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]int64, len(heads))
-	for p := range out {
-		switch t.kind {
-		case targetEnd:
-			out[p] = heads[p]
-		case targetTime:
-			if out[p], err = b.store.OffsetAt(ctx, p, t.time); err != nil {
+	return slices.Sorted(maps.Keys(at)), nil
+}
+
+// bounds are where partitions of the store, or lanes, begin and end. Of lanes nothing is known without their transport.
+func (b *Bus) bounds(ctx context.Context, parts []int) (map[int]Bounds, error) {
+	out := map[int]Bounds{}
+	var lanes []int
+	var heads []int64
+	for _, p := range parts {
+		if p >= FirstLane {
+			lanes = append(lanes, p)
+			continue
+		}
+		if heads == nil {
+			var err error
+			if heads, err = b.store.Heads(ctx); err != nil {
 				return nil, err
 			}
-		case targetOffset:
-			out[p] = -1
+		}
+		if p < len(heads) {
+			out[p] = Bounds{0, heads[p]}
 		}
 	}
-	if t.kind == targetOffset {
-		if t.partition < 0 || t.partition >= len(heads) {
-			return nil, &ConfigError{Field: "partition", Reason: fmt.Sprintf("%d does not exist; the store has partitions 0 to %d", t.partition, len(heads)-1)}
+	if len(lanes) == 0 || b.opts.Transport == nil {
+		return out, nil
+	}
+	found, err := b.opts.Transport.Bounds(ctx, lanes)
+	maps.Copy(out, found)
+	return out, err
+}
+
+func (b *Bus) heads(ctx context.Context, parts []int) (map[int]int64, error) {
+	bounds, err := b.bounds(ctx, parts)
+	heads := make(map[int]int64, len(bounds))
+	for p, at := range bounds {
+		heads[p] = at.End
+	}
+	return heads, err
+}
+
+// resolve returns the offset that is meant in each of the partitions, or lanes, that it touches.
+func (b *Bus) resolve(ctx context.Context, t Target, parts []int) (map[int]int64, error) {
+	if len(parts) > 0 && parts[len(parts)-1] >= FirstLane && b.opts.Transport == nil {
+		return nil, errNoTransport
+	}
+	bounds, err := b.bounds(ctx, parts)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int]int64, len(parts))
+	switch t.kind {
+	case targetBeginning:
+		for p, at := range bounds {
+			out[p] = at.Start
 		}
-		if t.offset < 0 || t.offset > heads[t.partition] {
-			return nil, &ConfigError{Field: "offset", Reason: fmt.Sprintf("%d is outside partition %d, which ends at %d", t.offset, t.partition, heads[t.partition])}
+	case targetEnd:
+		for p, at := range bounds {
+			out[p] = at.End
 		}
-		out[t.partition] = t.offset
+	case targetTime:
+		var lanes []int
+		for p := range bounds {
+			if p >= FirstLane {
+				lanes = append(lanes, p)
+			} else if out[p], err = b.store.OffsetAt(ctx, p, t.time); err != nil {
+				return nil, err
+			}
+		}
+		if len(lanes) > 0 {
+			found, err := b.opts.Transport.OffsetsAt(ctx, lanes, t.time)
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(out, found)
+		}
+	case targetOffset:
+		part, what := t.partition, fmt.Sprintf("partition %d", t.partition)
+		if t.topic != "" {
+			what = fmt.Sprintf("topic %s partition %d", t.topic, t.partition)
+			part = -1
+			if b.opts.Transport != nil {
+				if lane, ok := b.opts.Transport.LaneAt(t.topic, t.partition); ok {
+					part = lane
+				}
+			}
+		}
+		at, ok := bounds[part]
+		switch {
+		case !ok && t.topic == "":
+			return nil, &ConfigError{Field: "partition", Reason: fmt.Sprintf("%d does not exist; the store has partitions 0 to %d, and a group that reads topics names one", t.partition, b.store.Partitions()-1)}
+		case !ok:
+			return nil, &ConfigError{Field: "topic", Reason: what + " is none that the group reads"}
+		case t.offset < at.Start || t.offset > at.End:
+			return nil, &ConfigError{Field: "offset", Reason: fmt.Sprintf("%d is outside %s, which begins at %d and ends at %d", t.offset, what, at.Start, at.End)}
+		}
+		out[part] = t.offset
 	}
 	return out, nil
 }
+
+var errNoTransport = &ConfigError{Field: "transport", Reason: "the group reads topics, and this process has no transport (Kafka) to look at them; open the platform with it"}
 
 // Seek moves a group's checkpoints. Going back makes the group handle events again as if for the first time; going
 // forward skips events for good. Parked keys whose head lies at or behind the new place are forgotten: their events
@@ -306,7 +397,11 @@ func (b *Bus) Seek(ctx context.Context, group string, to Target, act Act) error 
 	if strings.TrimSpace(act.Reason) == "" {
 		return fmt.Errorf("seeking group %s: %w", group, ErrReason)
 	}
-	targets, err := b.resolve(ctx, to)
+	parts, err := b.partsOf(ctx, group)
+	if err != nil {
+		return err
+	}
+	targets, err := b.resolve(ctx, to, parts)
 	if err != nil {
 		return err
 	}
@@ -329,11 +424,23 @@ func (b *Bus) Replay(ctx context.Context, group string, from, to Target, act Act
 	if err := checkGroupName(group); err != nil {
 		return err
 	}
-	starts, err := b.resolve(ctx, from)
+	parts, err := b.partsOf(ctx, group)
 	if err != nil {
 		return err
 	}
-	ends, err := b.resolve(ctx, to)
+	if len(parts) == 0 {
+		if b.opts.Transport != nil {
+			return fmt.Errorf("%w: %s; on a transport a group can replay what it reads once it has run", ErrNoGroup, group)
+		}
+		for p := range b.store.Partitions() {
+			parts = append(parts, p)
+		}
+	}
+	starts, err := b.resolve(ctx, from, parts)
+	if err != nil {
+		return err
+	}
+	ends, err := b.resolve(ctx, to, parts)
 	if err != nil {
 		return err
 	}
@@ -343,8 +450,8 @@ func (b *Bus) Replay(ctx context.Context, group string, from, to Target, act Act
 			ON CONFLICT (grp) DO NOTHING`, group, now, now); err != nil {
 			return err
 		}
-		for p := range starts {
-			if _, err := tx.ExecContext(ctx, insertCheckpoint, group, p, max(ends[p], 0), 0, 0, 0, now); err != nil {
+		for _, p := range parts {
+			if _, err := tx.ExecContext(ctx, insertCheckpoint, group, p, ends[p], 0, 0, 0, now, seenFrom(ends[p]).text(p)); err != nil {
 				return err
 			}
 		}
@@ -368,22 +475,19 @@ func (b *Bus) CancelReplay(ctx context.Context, group string, act Act) error {
 		return fmt.Errorf("cancelling the replay of group %s: %w", group, ErrReason)
 	}
 	return b.operate(ctx, group, func(tx *eventstore.Tx) error {
-		starts := make([]int64, b.store.Partitions())
-		under := false
-		for p := range starts {
-			starts[p] = -1
-			var next, to, resume int64
-			if err := tx.QueryRowContext(ctx, `SELECT next, replay_to, resume_at FROM carebus_checkpoints WHERE grp = $1 AND part = $2`, group, p).Scan(&next, &to, &resume); err != nil {
-				if errors.Is(err, sql.ErrNoRows) {
-					continue
-				}
+		starts := map[int]int64{}
+		if err := eachRow(ctx, tx, func(rows *sql.Rows) error {
+			var p int
+			var next, resume int64
+			if err := rows.Scan(&p, &next, &resume); err != nil {
 				return err
 			}
-			if to > 0 {
-				starts[p], under = max(next, resume), true
-			}
+			starts[p] = max(next, resume)
+			return nil
+		}, `SELECT part, next, resume_at FROM carebus_checkpoints WHERE grp = $1 AND replay_to > 0`, group); err != nil {
+			return err
 		}
-		if !under {
+		if len(starts) == 0 {
 			return nil
 		}
 		moved, err := b.move(ctx, tx, group, starts, nil)
@@ -396,42 +500,48 @@ func (b *Bus) CancelReplay(ctx context.Context, group string, act Act) error {
 
 // move sets checkpoints. With ends it opens replay windows: what lies before the end is handled again and the place
 // before the move is where the group resumes.
-func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts, ends []int64) ([]position, error) {
+func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts, ends map[int]int64) ([]position, error) {
 	now := tx.Now().UnixMicro()
 	moved := []position{}
-	for p, start := range starts {
-		if start < 0 {
-			continue
-		}
+	for _, p := range slices.Sorted(maps.Keys(starts)) {
+		start := starts[p]
 		var next, resume int64
-		if err := tx.QueryRowContext(ctx, `SELECT next, resume_at FROM carebus_checkpoints WHERE grp = $1 AND part = $2`, group, p).Scan(&next, &resume); err != nil {
+		var known, knownAfter string // of a lane: what was seen at next, and at resume
+		if err := tx.QueryRowContext(ctx, `SELECT next, resume_at, seen, resume_seen FROM carebus_checkpoints WHERE grp = $1 AND part = $2`, group, p).Scan(&next, &resume, &known, &knownAfter); err != nil {
 			return nil, err
 		}
+		if resume == 0 {
+			knownAfter = known
+		}
 		var from, to, back int64
+		here, after := seenFrom(start).text(p), ""
 		if ends != nil {
-			back = max(next, resume) // a replay within a replay still resumes where the group really was
-			from, to = start, min(ends[p], back)
-			if ends[p] < 0 {
-				to = back
+			back, after = max(next, resume), knownAfter // a replay within a replay still resumes where the group really was
+			from, to = start, back
+			if end, ok := ends[p]; ok {
+				to = min(end, back)
 			}
 			if from >= to {
 				continue
 			}
 			moved = append(moved, position{p, from, to})
 		} else {
+			if start == max(next, resume) {
+				here = knownAfter
+			}
 			moved = append(moved, position{p, next, start})
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, epoch = epoch + 1, owner = '', handling = -1, deaths = 0,
-			replay_from = $2, replay_to = $3, resume_at = $4, updated_at = $5 WHERE grp = $6 AND part = $7`,
-			start, from, to, back, now, group, p); err != nil {
+			replay_from = $2, replay_to = $3, resume_at = $4, updated_at = $5, seen = $8, resume_seen = $9 WHERE grp = $6 AND part = $7`,
+			start, from, to, back, now, group, p, here, after); err != nil {
 			return nil, err
 		}
 		// A parked key whose events come again must not also be drained.
 		upper := int64(1) << 62
 		if ends != nil {
 			upper = to
-			if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_replay_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at)
-				SELECT grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at
+			if _, err := tx.ExecContext(ctx, `INSERT INTO carebus_replay_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at, base, seen)
+				SELECT grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, parked_at, base, seen
 				FROM carebus_parked WHERE grp = $1 AND part = $2 AND head >= $3 AND tail < $4 ON CONFLICT (grp, part, pkey) DO NOTHING`, group, p, start, upper); err != nil {
 				return nil, err
 			}
@@ -448,8 +558,8 @@ func (b *Bus) move(ctx context.Context, tx *eventstore.Tx, group string, starts,
 // restoreParked puts back the parked keys that a replay, which ends here at next, has not come to the end of. A key that
 // has been parked again meanwhile goes on to its former tail. The count may be too high then.
 func restoreParked(ctx context.Context, tx *eventstore.Tx, group string, part int, next int64) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, next_at, state, job, parked_at, tried_at)
-		SELECT grp, part, pkey, CASE WHEN head > $1 THEN head ELSE $1 END, tail, count, class, error, event_id, event_type, attempts, 0, 'waiting', '', parked_at, 0
+	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, next_at, state, job, parked_at, tried_at, base, seen)
+		SELECT grp, part, pkey, CASE WHEN head > $1 THEN head ELSE $1 END, tail, count, class, error, event_id, event_type, attempts, 0, 'waiting', '', parked_at, 0, base, seen
 		FROM carebus_replay_parked WHERE grp = $2 AND part = $3 AND tail >= $1
 		ON CONFLICT (grp, part, pkey) DO UPDATE SET tail = CASE WHEN excluded.tail > carebus_parked.tail THEN excluded.tail ELSE carebus_parked.tail END,
 			count = carebus_parked.count + excluded.count`, next, group, part)

@@ -118,6 +118,9 @@ func TestReplayFlagsAndResumes(t *testing.T) {
 
 func TestBoundedReplayForNewGroup(t *testing.T) {
 	t.Parallel()
+	if overKafka {
+		t.Skip("a group on a transport can replay only when it has run: before, nobody knows which topics it reads")
+	}
 	s := newStore(t)
 	for i := 1; i <= 10; i++ {
 		publish(t, s, numberedEvent("a", i))

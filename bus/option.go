@@ -46,6 +46,7 @@ type settings struct {
 	floodKeys  int
 	breakAfter int
 	classify   func(error) (Class, bool)
+	fromStore  bool
 	around     []func(ctx context.Context, r eventstore.Record, next func(ctx context.Context) error) error
 }
 
@@ -78,6 +79,10 @@ func FromTime(t time.Time) StartAt { return StartAt{time: t} }
 
 // Start sets where a group begins when it has never run before; it changes nothing for a group with a checkpoint.
 func Start(at StartAt) Option { return optionFunc(func(g *group) { g.set.start = at }) }
+
+// FromStore makes a group read the store's own log where the bus has a Transport: for what belongs to the store, as its read
+// models do, and for what must be told without a detour. Without a transport every group does.
+func FromStore() Option { return optionFunc(func(g *group) { g.set.fromStore = true }) }
 
 // Version names the version of the group's code. When it differs from the version that last ran, every parked key of
 // the group is tried again at once: the new code may have the fix.

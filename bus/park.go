@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -14,6 +15,8 @@ type parkedKey struct {
 	key      string
 	head     int64
 	tail     int64
+	base     int64 // of a lane: seen is as of here
+	seen     string
 	attempts int
 	nextAt   int64 // µs
 	job      string
@@ -24,14 +27,14 @@ type parkedKey struct {
 func (w *worker) loadParked(ctx context.Context) error {
 	parked := map[string]*parkedKey{}
 	err := w.g.bus.store.View(ctx, func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(ctx, `SELECT pkey, head, tail, attempts, next_at, job FROM carebus_parked WHERE grp = $1 AND part = $2`, w.g.name, w.part)
+		rows, err := q.QueryContext(ctx, `SELECT pkey, head, tail, base, seen, attempts, next_at, job FROM carebus_parked WHERE grp = $1 AND part = $2`, w.g.name, w.part)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			k := &parkedKey{}
-			if err := rows.Scan(&k.key, &k.head, &k.tail, &k.attempts, &k.nextAt, &k.job); err != nil {
+			if err := rows.Scan(&k.key, &k.head, &k.tail, &k.base, &k.seen, &k.attempts, &k.nextAt, &k.job); err != nil {
 				return err
 			}
 			parked[k.key] = k
@@ -133,13 +136,14 @@ func (w *worker) follow(ctx context.Context, tx *eventstore.Tx, r eventstore.Rec
 func (w *worker) park(ctx context.Context, tx *eventstore.Tx, r eventstore.Record, class Class, cause error, out *outcome) error {
 	now := tx.Now()
 	next := now.Add(backoff(1, w.g.set.drainMin, w.g.set.drainMax)).UnixMicro()
-	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, next_at, state, job, parked_at, tried_at)
-		VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, 'waiting', '', $12, $13)`,
-		w.g.name, w.part, r.PartitionKey, r.Offset, r.Offset, string(class), errorText(cause), r.ID, r.Type, w.failing.tries, next, now.UnixMicro(), now.UnixMicro())
+	seen := w.trail.at(w.seen, r.Offset).text(w.part)
+	_, err := tx.ExecContext(ctx, `INSERT INTO carebus_parked (grp, part, pkey, head, tail, count, class, error, event_id, event_type, attempts, next_at, state, job, parked_at, tried_at, base, seen)
+		VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, 'waiting', '', $12, $13, $14, $15)`,
+		w.g.name, w.part, r.PartitionKey, r.Offset, r.Offset, string(class), errorText(cause), r.ID, r.Type, w.failing.tries, next, now.UnixMicro(), now.UnixMicro(), r.Offset, seen)
 	if err != nil {
 		return err
 	}
-	out.parked = append(out.parked, &parkedKey{key: r.PartitionKey, head: r.Offset, tail: r.Offset, attempts: w.failing.tries, nextAt: next})
+	out.parked = append(out.parked, &parkedKey{key: r.PartitionKey, head: r.Offset, tail: r.Offset, base: r.Offset, seen: seen, attempts: w.failing.tries, nextAt: next})
 	w.g.log.WarnContext(w.deliveryContext(ctx, r, false), "bus: key parked", "partition", w.part, "offset", r.Offset, "eventId", r.ID, "eventType", r.Type, "class", class, "error", logText(cause))
 	return w.auditFailure(ctx, tx, keyParked, r, class, cause, "")
 }
@@ -235,19 +239,19 @@ func (w *worker) beginDrain(ctx context.Context, k *parkedKey) (gone bool, err e
 			gone = true
 			return err
 		}
-		return tx.QueryRowContext(ctx, `SELECT head, tail, attempts, job FROM carebus_parked WHERE grp = $1 AND part = $2 AND pkey = $3`,
-			w.g.name, w.part, k.key).Scan(&k.head, &k.tail, &k.attempts, &k.job)
+		return tx.QueryRowContext(ctx, `SELECT head, tail, base, seen, attempts, job FROM carebus_parked WHERE grp = $1 AND part = $2 AND pkey = $3`,
+			w.g.name, w.part, k.key).Scan(&k.head, &k.tail, &k.base, &k.seen, &k.attempts, &k.job)
 	})
 	k.nextAt = next
 	return gone, err
 }
 
 func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed bool, err error) {
-	batch, err := w.g.bus.store.Partition(ctx, eventstore.PartitionQuery{
-		Partition: w.part, From: k.head, To: k.tail + 1, Key: k.key, Match: w.g.matches,
-		Limit: w.g.drainLimit(), MaxBytes: w.g.set.batchBytes,
-	})
-	if err != nil {
+	batch, known, err := w.waiting(ctx, k)
+	switch {
+	case errors.Is(err, ErrLost): // it concerns nobody but this key
+		return false, true, w.noteLost(ctx, k, err)
+	case err != nil:
 		return false, false, err
 	}
 	records, err := w.corrected(ctx, batch.Records)
@@ -255,12 +259,13 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 		return false, false, err
 	}
 	items := w.prepare(records)
-	if w.g.handlers[0].batch == nil {
-		if err := w.calls(ctx, items, true); err != nil {
+	if len(items) > 0 {
+		if err := w.outside(ctx, items, true); err != nil {
 			return false, false, err
 		}
 	}
 	var head int64
+	var seen string
 	var fail *failure
 	told := runs{hooks: w.g.bus.handleHooks}
 	err = w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
@@ -286,8 +291,9 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 			}
 			handled++
 		}
-		res, err := tx.ExecContext(ctx, `UPDATE carebus_parked SET head = $1, count = count - $2 WHERE grp = $3 AND part = $4 AND pkey = $5 AND head = $6`,
-			head, handled, w.g.name, w.part, k.key, k.head)
+		seen = known(head)
+		res, err := tx.ExecContext(ctx, `UPDATE carebus_parked SET head = $1, base = $1, seen = $7, count = count - $2 WHERE grp = $3 AND part = $4 AND pkey = $5 AND head = $6`,
+			head, handled, w.g.name, w.part, k.key, k.head, seen)
 		if err := oneRow(res, err); err != nil {
 			return err
 		}
@@ -304,7 +310,7 @@ func (w *worker) drainSlice(ctx context.Context, k *parkedKey) (released, failed
 	if err != nil {
 		return false, false, err
 	}
-	k.head = head
+	k.head, k.base, k.seen = head, head, seen
 	switch {
 	case fail == nil:
 		clear(w.answers)
@@ -357,6 +363,18 @@ func (w *worker) noteFailure(ctx context.Context, tx *eventstore.Tx, k *parkedKe
 	}
 	_, err := tx.ExecContext(ctx, `UPDATE carebus_jobs SET failed = failed + 1, updated_at = $1 WHERE id = $2`, tx.Now().UnixMicro(), k.job)
 	return err
+}
+
+// noteLost keeps that the events of a parked key are gone.
+func (w *worker) noteLost(ctx context.Context, k *parkedKey, cause error) error {
+	return w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		if err := w.fence(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE carebus_parked SET class = $1, error = $2, job = '' WHERE grp = $3 AND part = $4 AND pkey = $5`,
+			string(Permanent), errorText(cause), w.g.name, w.part, k.key)
+		return err
+	})
 }
 
 // fence makes the transaction fail unless this worker still holds the partition.

@@ -38,7 +38,8 @@ func (p Positions) Equal(o Positions) bool {
 }
 
 // ReadPositions reads a group's positions. It is for components that build on a group's checkpoint; people see
-// Bus.Group. A group that has never run is at the beginning of each of the partitions.
+// Bus.Group. A group that has never run is at the beginning of each of the partitions, and so is one that reads lanes of a
+// transport, which are no partitions of the store; see FromStore.
 func ReadPositions(ctx context.Context, q eventstore.Querier, group string, partitions int) (Positions, error) {
 	p := Positions{Next: make([]int64, partitions), Parked: map[ParkedAt]int64{}}
 	err := q.QueryRowContext(ctx, `SELECT state FROM carebus_groups WHERE grp = $1`, group).Scan(&p.State)
@@ -67,7 +68,7 @@ func ReadPositions(ctx context.Context, q eventstore.Querier, group string, part
 		}
 		p.Parked[k] = head
 		return nil
-	}, `SELECT part, pkey, head FROM carebus_parked WHERE grp = $1`, group)
+	}, `SELECT part, pkey, head FROM carebus_parked WHERE grp = $1 AND part < $2`, group, partitions)
 	return p, err
 }
 
@@ -136,6 +137,9 @@ func ReadGivenUp(ctx context.Context, s *eventstore.Store, group string, match f
 
 func givenUp(ctx context.Context, s *eventstore.Store, r eventstore.Record, e keyEvent, match func(string) bool) (GivenUp, error) {
 	g := GivenUp{ParkedAt: ParkedAt{e.Partition, e.Key}, From: e.Offset, To: e.Offset}
+	if e.Partition >= FirstLane {
+		return g, nil
+	}
 	if r.Type == keySkippedV1.Type() {
 		g.To++
 		return g, nil

@@ -31,7 +31,7 @@ func TestPositions(t *testing.T) {
 			return bus.Fatal(errors.New("refused"))
 		}
 		return err
-	}))
+	}), bus.FromStore())
 	if err != nil {
 		t.Fatal(err)
 	}

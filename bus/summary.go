@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -89,7 +90,13 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 		return nil, err
 	}
 	// After the snapshot, so that a head is never below a checkpoint.
-	heads, err := b.store.Heads(ctx)
+	all := map[int]bool{}
+	for _, at := range next {
+		for part := range at {
+			all[part] = true
+		}
+	}
+	heads, err := b.heads(ctx, slices.Collect(maps.Keys(all)))
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +108,13 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 	seen := map[place]time.Time{} // groups are often at the same one
 	for name, g := range byName {
 		for part, at := range next[name] {
-			if part >= len(heads) || at >= heads[part] {
+			if at >= heads[part] {
 				continue
 			}
 			g.Lag += heads[part] - at
+			if part >= FirstLane { // it would be a round trip to the broker for each
+				continue
+			}
 			recorded, ok := seen[place{part, at}]
 			if !ok {
 				batch, err := b.store.Partition(ctx, eventstore.PartitionQuery{Partition: part, From: at, Limit: 1})

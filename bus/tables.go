@@ -23,6 +23,11 @@ package bus
 //	state       waiting (for next_at), retry (a person asked)
 //	job         the redrive job that asked, empty for none
 //
+// Of lanes (part is FirstLane or more, see Transport) there is beside
+//
+//	seen         in checkpoints: how far the relays of the lane are at next; resume_seen: at resume_at
+//	base, seen   in parked: the same, at base, which is head or, when a person has skipped events, before it
+//
 // carebus_replay_parked keeps the parked keys that a replay under way handles again: a replay that is broken off puts
 // back what it has not come to.
 var schemaSteps = []string{`
@@ -118,6 +123,13 @@ CREATE TABLE carebus_replay_parked (
 	parked_at BIGINT NOT NULL,
 	PRIMARY KEY (grp, part, pkey)
 );
+`, `
+ALTER TABLE carebus_checkpoints ADD COLUMN seen TEXT NOT NULL DEFAULT '';
+ALTER TABLE carebus_checkpoints ADD COLUMN resume_seen TEXT NOT NULL DEFAULT '';
+ALTER TABLE carebus_parked ADD COLUMN base BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE carebus_parked ADD COLUMN seen TEXT NOT NULL DEFAULT '';
+ALTER TABLE carebus_replay_parked ADD COLUMN base BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE carebus_replay_parked ADD COLUMN seen TEXT NOT NULL DEFAULT '';
 `}
 
 const (

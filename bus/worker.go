@@ -21,6 +21,8 @@ type worker struct {
 	pos   int64     // where to read on; ahead of next only over events that the group does not want
 	late  time.Time // when a checkpoint that lags behind pos is brought up to date; zero when none does
 
+	lane // what is known of it beyond pos, where events come from a transport
+
 	replay replayWindow
 	doubt  int64 // offsets below it may have been in hand when the former owner died: one at a time, marked first
 	suspect
@@ -59,6 +61,7 @@ func newWorker(g *group, c claim, fenced func(int)) *worker {
 		parked: map[string]*parkedKey{}, answers: map[string]apply{}, denied: map[string]struct{}{},
 		fenced: fenced, refreshed: make(chan struct{}, 1), stopped: make(chan struct{}), done: make(chan struct{}),
 	}
+	w.lane = lane{gap: -1, text: c.seen, resume: c.resumeSeen}
 	if c.unclean {
 		w.doubt = c.next + int64(g.set.batch)
 	}
@@ -88,12 +91,14 @@ func (w *worker) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}()
-	store := w.g.bus.store
 	loaded := false
 	for ctx.Err() == nil {
 		err := func() error {
 			if !loaded {
 				if err := w.loadParked(ctx); err != nil {
+					return err
+				}
+				if err := w.begin(); err != nil {
 					return err
 				}
 				loaded = true
@@ -104,10 +109,7 @@ func (w *worker) run(ctx context.Context) {
 			if w.replay.to > 0 && w.pos >= w.replay.to {
 				return w.endReplay(ctx)
 			}
-			batch, err := store.Partition(ctx, eventstore.PartitionQuery{
-				Partition: w.part, From: w.pos, To: w.replay.to, Match: w.g.matches,
-				Limit: w.g.set.batch, MaxBytes: w.g.set.batchBytes,
-			})
+			batch, err := w.read(ctx)
 			switch {
 			case err != nil:
 				return err
@@ -128,10 +130,16 @@ func (w *worker) run(ctx context.Context) {
 		case errors.Is(err, errFenced):
 			w.fenced(w.part)
 			return
+		case errors.Is(err, ErrLost):
+			if w.stopLost(ctx, err) {
+				w.fenced(w.part)
+				return
+			}
 		default:
-			// The store itself failed. What was not committed will be read again.
+			// The store itself failed, or the transport. What was not committed will be read again.
 			w.g.log.Warn("bus: partition", "partition", w.part, "error", errorText(err))
 			w.pos = w.next
+			w.rewind()
 			w.failing.tries++
 			w.pause(ctx, w.g.backoff(w.failing.tries))
 		}
@@ -144,10 +152,29 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
+// read reads on at pos.
+func (w *worker) read(ctx context.Context) (eventstore.Batch, error) {
+	if w.g.transport != nil {
+		return w.readLane(ctx)
+	}
+	return w.g.bus.store.Partition(ctx, eventstore.PartitionQuery{
+		Partition: w.part, From: w.pos, To: w.replay.to, Match: w.g.matches,
+		Limit: w.g.set.batch, MaxBytes: w.g.set.batchBytes,
+	})
+}
+
+// news is closed when there may be something to read.
+func (w *worker) news() <-chan struct{} {
+	if w.g.transport != nil {
+		return w.g.member.After(w.part, max(w.pos, w.scanned))
+	}
+	return w.g.bus.store.After(w.part, w.pos)
+}
+
 // rest waits until there is something to do: news in the partition, a parked key due, an operator's wish. A checkpoint
 // that lags behind skipped events is brought up to date after a moment.
 func (w *worker) rest(ctx context.Context) error {
-	news := w.g.bus.store.After(w.part, w.pos)
+	news := w.news()
 	quiet := time.NewTimer(time.Hour)
 	defer quiet.Stop()
 	if w.pos > w.next {
@@ -183,12 +210,18 @@ func (w *worker) flush(ctx context.Context) error {
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error { return w.checkpoint(ctx, tx, w.pos) })
 	if err == nil {
 		w.next, w.late = w.pos, time.Time{}
+		w.passed(w.next)
 	}
 	return err
 }
 
 // checkpoint moves the checkpoint inside a transaction, if this worker still holds the partition.
 func (w *worker) checkpoint(ctx context.Context, tx *eventstore.Tx, next int64) error {
+	if w.g.transport != nil {
+		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, handling = -1, deaths = 0, updated_at = $2, seen = $3
+			WHERE grp = $4 AND part = $5 AND next = $6 AND epoch = $7`,
+			next, tx.Now().UnixMicro(), w.trail.at(w.seen, next).text(w.part), w.g.name, w.part, w.next, w.epoch))
+	}
 	return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, handling = -1, deaths = 0, updated_at = $2
 		WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
 		next, tx.Now().UnixMicro(), w.g.name, w.part, w.next, w.epoch))
@@ -196,20 +229,23 @@ func (w *worker) checkpoint(ctx context.Context, tx *eventstore.Tx, next int64) 
 
 // endReplay ends a bounded replay: the group goes on where it was before.
 func (w *worker) endReplay(ctx context.Context) error {
-	resume := max(w.replay.resume, w.pos)
+	resume := w.replay.resume
+	if w.g.transport == nil {
+		resume = max(resume, w.pos)
+	}
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		if err := forgetReplayed(ctx, tx, w.g.name, w.part); err != nil {
 			return err
 		}
-		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, replay_from = 0, replay_to = 0, resume_at = 0, updated_at = $2
+		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, replay_from = 0, replay_to = 0, resume_at = 0, updated_at = $2, seen = resume_seen, resume_seen = ''
 			WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
 			resume, tx.Now().UnixMicro(), w.g.name, w.part, w.next, w.epoch))
 	})
 	if err != nil {
 		return err
 	}
-	w.next, w.pos, w.replay = resume, resume, replayWindow{}
-	return nil
+	w.next, w.pos, w.replay, w.text = resume, resume, replayWindow{}, w.resume
+	return w.begin()
 }
 
 // handle brings a batch to an end, however many tries and pauses it takes, or returns an error of the store.
@@ -229,6 +265,7 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 			return err
 		}
 		w.next, w.pos, w.late = out.next, out.next, time.Time{}
+		w.passed(w.next)
 		w.settle(out)
 		if out.stop != "" {
 			return errFenced // the group has stopped itself; the member loop sees why

@@ -266,17 +266,7 @@ func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadL
 		return nil, notFound("group %s has no such parked key", group)
 	}
 	*into = letters[0]
-	status, err := g.p.Bus().Group(ctx, group)
-	if err != nil {
-		return nil, err
-	}
-	batch, err := g.p.Store().Partition(ctx, eventstore.PartitionQuery{
-		Partition: into.Partition, From: into.Head, To: into.Tail + 1, Key: key, Limit: limit,
-		Match: func(t string) bool {
-			return slices.ContainsFunc(status.Patterns, func(p string) bool { return bus.Matches(p, t) })
-		},
-	})
-	return batch.Records, err
+	return g.p.Bus().Waiting(ctx, letters[0], limit)
 }
 
 // withoutDigits is the shape of an error text.

@@ -62,7 +62,7 @@ func Register(ctx context.Context, p Platform, d *Definition, settings ...bus.Op
 		}
 	}
 	reg := &registration{def: d}
-	opts := []bus.Option{bus.Version(strconv.Itoa(d.version))}
+	opts := []bus.Option{bus.Version(strconv.Itoa(d.version)), bus.FromStore()} // it is a function of the store's log
 	for _, h := range d.handlers {
 		opts = append(opts, h.live(reg))
 	}

@@ -32,6 +32,7 @@ import (
 // app is what the commands share: the flags that all of them have, and the streams.
 type app struct {
 	store  string
+	bus    string
 	output string
 	stdin  io.Reader
 }
@@ -68,6 +69,7 @@ Then look:   carebus tail --from beginning, carebus group list, carebus dlq list
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef("%w; see %s --help", err, cmd.CommandPath()) })
 	root.PersistentFlags().StringVar(&a.store, "store", os.Getenv("CAREBUS_STORE"), "the store, sqlite:PATH or postgres://… (env CAREBUS_STORE; default: a file in the user's data directory)")
 	root.PersistentFlags().Lookup("store").DefValue = shown(os.Getenv("CAREBUS_STORE")) // which the help shows
+	root.PersistentFlags().StringVar(&a.bus, "bus", os.Getenv("CAREBUS_BUS"), "kafka://HOST:PORT,…?OPTION=VALUE&… when Apache Kafka is the bus of the store (env CAREBUS_BUS; default: the store itself)")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.AddCommand(a.commands()...)
 	for _, cmd := range root.Commands() {
@@ -173,6 +175,14 @@ func (a *app) open(ctx context.Context, cmd *cobra.Command, o *carebus.Options) 
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	if !o.ReadOnly && o.Kafka == nil {
+		if o.Kafka, err = busOptions(a.bus); err != nil {
+			return nil, err
+		}
+		if o.Kafka != nil {
+			o.Kafka.Logger = o.Logger
+		}
 	}
 	return carebus.Open(ctx, name, o)
 }
