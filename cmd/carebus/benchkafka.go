@@ -14,6 +14,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/carebus/carebus"
+	"github.com/carebus/carebus/bus"
+	"github.com/carebus/carebus/bus/kafka"
 	"github.com/carebus/carebus/event"
 )
 
@@ -33,8 +36,204 @@ type kafkaPoint struct {
 
 const pacedRate = 1000
 
-// kafkaTopic of a run, which it makes and removes.
+// kafkaPartitions of the topics, and of stores.
 const kafkaPartitions = 12
+
+// overKafka measures the rung on which Kafka is the bus, over the store of g: the relay, and a group that reads topics and
+// has its effects in the store. Both are paused while what they are measured with is published.
+func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
+	const relay, consume = "relay to Kafka", "consume from Kafka, one upsert per event"
+	if r.c.kafka == "" || !strings.Contains(g.name+"+kafka "+relay+consume, r.c.only) {
+		return nil
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(r.c.kafka, ",")...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	admin := kadm.NewClient(cl)
+	g.topics = "carebus.bench." + event.NewID() + "."
+	if res, err := admin.CreateTopic(ctx, kafkaPartitions, -1, nil, g.topics+"raw"); err != nil {
+		return errors.Join(err, res.Err)
+	}
+	defer func() { err = errors.Join(err, removeTopics(context.WithoutCancel(ctx), admin, g.topics)) }()
+	if g.p, err = carebus.Open(ctx, g.store, &carebus.Options{Kafka: r.kafkaOptions(g.topics), Member: "bench"}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.p.Close()) }()
+	if err := g.p.Store().Migrate(ctx, "bench", `CREATE TABLE bench_effect (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`); err != nil {
+		return err
+	}
+	relays, consumes := make([]series, len(r.counts)), make([]series, len(r.counts))
+	for round := range rounds {
+		for i, n := range r.counts {
+			err := g.with(ctx, n, func(ctx context.Context) error {
+				if err := g.relayAndConsume(ctx, &relays[i], &consumes[i]); err != nil {
+					return err
+				}
+				for _, s := range []struct {
+					name string
+					s    series
+				}{{relay, relays[i]}, {consume, consumes[i]}} {
+					r.say(fmt.Sprintf("%-9s %-32s %d × round %d %9.0f/s  raw %9.0f/s", g.name+"+kafka", s.name, n, round+1, s.s.rate[round], s.s.raw[round]))
+				}
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("%s and Kafka, %d processes: %w", g.name, n, err)
+			}
+		}
+	}
+	for k, all := range [][]series{relays, consumes} {
+		for i, n := range r.counts {
+			p := all[i].point()
+			p.Rung, p.Name, p.Processes = g.name+"+kafka", []string{relay, consume}[k], n
+			r.report.Rungs = append(r.report.Rungs, p)
+		}
+	}
+	return nil
+}
+
+func (r *rungs) kafkaOptions(topics string) *kafka.Options {
+	return &kafka.Options{Client: []kgo.Opt{kgo.SeedBrokers(strings.Split(r.c.kafka, ",")...)}, Prefix: topics}
+}
+
+func removeTopics(ctx context.Context, admin *kadm.Client, prefix string) error {
+	list, err := admin.ListTopics(ctx)
+	if err != nil {
+		return err
+	}
+	names := []string{}
+	for _, name := range list.Names() {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	_, err = admin.DeleteTopics(ctx, names...)
+	return err
+}
+
+func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) error {
+	act := bus.Act{Actor: "bench", Reason: "measured"}
+	const relay = "kafka-relay"
+	group := "bench-" + event.NewID()
+	if err := g.p.Bus().Resume(ctx, relay, act); err != nil && !errors.Is(err, bus.ErrNoGroup) {
+		return err
+	}
+	if err := g.shared(ctx, relay); err != nil { // and all that was stored before is sent
+		return err
+	}
+	if _, err := g.all(order{Do: doJoin, Group: group, Effects: true}); err != nil {
+		return err
+	}
+	if err := g.shared(ctx, group); err != nil {
+		return err
+	}
+	for _, name := range []string{relay, group} {
+		if err := g.p.Bus().Pause(ctx, name, act); err != nil {
+			return err
+		}
+	}
+	fromRelay, err := g.places(ctx, relay)
+	if err != nil {
+		return err
+	}
+	fromGroup, err := g.places(ctx, group)
+	if err != nil {
+		return err
+	}
+	total := int64(0)
+	for ; total < int64(g.c.events); total += 500 {
+		events := make([]event.Event, 500)
+		for i := range events {
+			events[i] = benchEvent("RX" + event.NewID())
+		}
+		if _, err := g.p.PublishBatch(ctx, events); err != nil {
+			return err
+		}
+	}
+	for _, m := range []struct {
+		s    *series
+		raw  work
+		name string
+		from int64
+	}{{relays, doRawProduce, relay, fromRelay}, {consumes, doRawFetch, group, fromGroup}} {
+		raw, err := g.all(order{Do: m.raw, Seconds: g.c.seconds})
+		if err != nil {
+			return err
+		}
+		if err := g.p.Bus().Resume(ctx, m.name, act); err != nil {
+			return err
+		}
+		rate, err := g.follow(ctx, m.name, m.from, total)
+		if err != nil {
+			return err
+		}
+		m.s.raw, m.s.rate = append(m.s.raw, raw.rate), append(m.s.rate, rate)
+	}
+	_, err = g.all(order{Do: doLeave})
+	return err
+}
+
+// rawKafka is a process of the raw baseline on Kafka.
+type rawKafka struct {
+	producer, consumer *kgo.Client
+	records            []*kgo.Record
+	store              rawProcess // where the effects go
+}
+
+func openRawKafka(c workerConfig, store rawProcess) (*rawKafka, error) {
+	brokers, topic := strings.Split(c.kafka, ","), c.topics+"raw"
+	r := &rawKafka{records: kafkaRecords(5000, uint64(c.index)), store: store}
+	var err error
+	if r.producer, err = producer(brokers, topic, kgo.Lz4Compression(), 0, &wire{}); err != nil {
+		return nil, err
+	}
+	mine := map[int32]kgo.Offset{}
+	for p := c.index; p < kafkaPartitions; p += c.of {
+		mine[int32(p)] = kgo.NewOffset().AtStart()
+	}
+	r.consumer, err = kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: mine}))
+	return r, err
+}
+
+// produce sends records for a time and waits until all are acknowledged.
+func (r *rawKafka) produce(ctx context.Context, d time.Duration) (a workerAnswer, err error) {
+	var failed atomic.Pointer[error]
+	begin := time.Now()
+	for ; a.Count%256 != 0 || time.Since(begin) < d; a.Count++ {
+		t := r.records[a.Count%len(r.records)]
+		r.producer.Produce(ctx, &kgo.Record{Key: t.Key, Value: t.Value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	if err := r.producer.Flush(ctx); err != nil {
+		return a, err
+	}
+	a.Seconds = time.Since(begin).Seconds()
+	if e := failed.Load(); e != nil {
+		return a, *e
+	}
+	return a, nil
+}
+
+// fetch takes up to 500 records and has the effects of them.
+func (r *rawKafka) fetch(ctx context.Context) (int, error) {
+	fs := r.consumer.PollRecords(ctx, 500)
+	if err := fs.Err(); err != nil {
+		return 0, err
+	}
+	keys := []string{}
+	fs.EachRecord(func(rec *kgo.Record) { keys = append(keys, string(rec.Key)) })
+	return len(keys), r.store.upsert(ctx, keys)
+}
+
+func (r *rawKafka) close() {
+	r.producer.Close()
+	r.consumer.Close()
+}
 
 func (r *rungs) kafka(ctx context.Context) (err error) {
 	brokers := strings.Split(r.c.kafka, ",")

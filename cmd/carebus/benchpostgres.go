@@ -128,7 +128,19 @@ func (r *rawPostgres) read(ctx context.Context) (int, error) {
 	return len(keys), err
 }
 
-func (r *rawPostgres) effects(ctx context.Context) (n int, err error) {
+func (r *rawPostgres) effects(ctx context.Context) (int, error) {
+	return r.inTx(ctx, func(tx pgx.Tx) ([]string, error) {
+		keys, _, err := r.some(ctx, tx, 500)
+		return keys, err
+	})
+}
+
+func (r *rawPostgres) upsert(ctx context.Context, keys []string) error {
+	_, err := r.inTx(ctx, func(pgx.Tx) ([]string, error) { return keys, nil })
+	return err
+}
+
+func (r *rawPostgres) inTx(ctx context.Context, some func(tx pgx.Tx) ([]string, error)) (n int, err error) {
 	tx, err := r.conn.Begin(ctx)
 	if err != nil {
 		return 0, err
@@ -138,7 +150,7 @@ func (r *rawPostgres) effects(ctx context.Context) (n int, err error) {
 			_ = tx.Rollback(context.WithoutCancel(ctx))
 		}
 	}()
-	keys, part, err := r.some(ctx, tx, 500)
+	keys, err := some(tx)
 	if err != nil {
 		return 0, err
 	}
@@ -147,6 +159,7 @@ func (r *rawPostgres) effects(ctx context.Context) (n int, err error) {
 			return 0, fmt.Errorf("an effect: %w", err)
 		}
 	}
+	part := (r.part + r.c.index) % 12
 	if _, err := tx.Exec(ctx, `UPDATE raw_place SET next = $1 WHERE part = $2`, r.from[part], part); err != nil {
 		return 0, err
 	}

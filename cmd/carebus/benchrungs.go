@@ -58,7 +58,9 @@ const rawText = `raw is, on each rung, the same number of processes with one con
   returns, into a table with the columns and indexes of the events' table. "raw": one transaction at a time, under a lock
   that is held to the end of the commit, as whoever promises an order without gaps must. "unordered": at the same time.
 - consume, no-op handler: reads of 1000 rows of a partition in order; each process has its share of the partitions.
-- consume, one upsert per event: reads of 500 rows, one upsert for each by a statement of its own, the place, commit.`
+- consume, one upsert per event: reads of 500 rows, one upsert for each by a statement of its own, the place, commit.
+- relay to Kafka: a producer in each process, acks=all, idempotent, lz4, as many records as it takes.
+- consume from Kafka, one upsert per event: the same with records of a topic instead of rows.`
 
 // rungs is a run of `carebus bench` over rungs.
 type rungs struct {
@@ -77,6 +79,7 @@ type rung struct {
 	store   string // as --store names it; the raw tables lie in the same folder or schema
 	p       *carebus.Platform
 	members []*worker // of the present number of processes
+	topics  string    // what topics' names begin with; empty without Kafka
 }
 
 // runRungs is the command.
@@ -197,7 +200,11 @@ func (r *rungs) sqlite(ctx context.Context) error {
 	if err := raw.close(); err != nil {
 		return err
 	}
-	return r.measure(ctx, &rung{rungs: r, name: "sqlite", store: "sqlite:" + filepath.Join(dir, "carebus.db")})
+	g := &rung{rungs: r, name: "sqlite", store: "sqlite:" + filepath.Join(dir, "carebus.db")}
+	if err := r.measure(ctx, g); err != nil || r.c.server != "" {
+		return err
+	}
+	return r.overKafka(ctx, g)
 }
 
 // postgres makes a schema of its own on the server and drops it: what else the database holds is not touched.
@@ -227,7 +234,11 @@ func (r *rungs) postgres(ctx context.Context) (err error) {
 	if _, err := c.Exec(ctx, rawPostgresTables); err != nil {
 		return err
 	}
-	return r.measure(ctx, &rung{rungs: r, name: "postgres", store: address})
+	g := &rung{rungs: r, name: "postgres", store: address}
+	if err := r.measure(ctx, g); err != nil {
+		return err
+	}
+	return r.overKafka(ctx, g)
 }
 
 // measure is one thing that is measured; do does it once, with the processes that are there.
@@ -425,6 +436,7 @@ func (g *rung) consume(ctx context.Context, s *series, join, raw order) error {
 
 // shared waits until the processes have shared the partitions.
 func (g *rung) shared(ctx context.Context, group string) error {
+	members := min(len(g.members), kafkaPartitions)
 	for {
 		st, err := g.p.Bus().Group(ctx, group)
 		if err != nil && !errors.Is(err, bus.ErrNoGroup) {
@@ -434,7 +446,7 @@ func (g *rung) shared(ctx context.Context, group string) error {
 		for _, p := range st.Partitions {
 			own[p.Owner]++
 		}
-		if err == nil && own[""] == 0 && len(own) == min(len(g.members), len(st.Partitions)) && st.Lag == 0 {
+		if err == nil && own[""] == 0 && len(own) == members && st.Lag == 0 {
 			return nil
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
@@ -481,41 +493,55 @@ func (g *rung) drain(ctx context.Context, group string, events int) (rate float6
 	if err := g.p.Bus().Resume(ctx, group, act); err != nil {
 		return 0, err
 	}
+	return g.follow(ctx, group, sum(offsets), total)
+}
+
+func sum(v []int64) (total int64) {
+	for _, x := range v {
+		total += x
+	}
+	return total
+}
+
+// places is the sum of the places of a group.
+func (g *rung) places(ctx context.Context, group string) (total int64, err error) {
+	err = g.p.Store().View(ctx, func(q eventstore.Querier) error {
+		return q.QueryRowContext(ctx, `SELECT COALESCE(SUM(next), 0) FROM carebus_checkpoints WHERE grp = $1`, group).Scan(&total)
+	})
+	return total, err
+}
+
+// follow watches a group until it has come further by total, and returns how fast it did.
+func (g *rung) follow(ctx context.Context, group string, from, total int64) (rate float64, err error) {
 	type mark struct {
 		at   time.Time
 		done int64
 	}
 	var marks []mark
 	for {
-		done := int64(0)
-		err := g.p.Store().View(ctx, func(q eventstore.Querier) error {
-			return q.QueryRowContext(ctx, `SELECT COALESCE(SUM(next), 0) FROM carebus_checkpoints WHERE grp = $1`, group).Scan(&done)
-		})
+		at, err := g.places(ctx, group)
 		if err != nil {
 			return 0, err
 		}
-		for _, off := range offsets {
-			done -= off
-		}
-		marks = append(marks, mark{time.Now(), done})
-		if done >= total {
+		marks = append(marks, mark{time.Now(), at - from})
+		if at-from >= total {
 			break
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return 0, err
 		}
 	}
-	from, to := marks[0], marks[len(marks)-1]
+	begin, end := marks[0], marks[len(marks)-1]
 	for _, m := range marks {
 		if m.done <= total/10 {
-			from = m
+			begin = m
 		}
 		if m.done >= total*9/10 {
-			to = m
+			end = m
 			break
 		}
 	}
-	return float64(to.done-from.done) / to.at.Sub(from.at).Seconds(), nil
+	return float64(end.done-begin.done) / end.at.Sub(begin.at).Seconds(), nil
 }
 
 // worker is a process that does what it is told.
@@ -526,7 +552,8 @@ type worker struct {
 }
 
 func (g *rung) spawn(ctx context.Context, i, n int) (*worker, error) {
-	cmd := exec.CommandContext(ctx, g.self, "bench", "worker", "--index", strconv.Itoa(i), "--of", strconv.Itoa(n))
+	cmd := exec.CommandContext(ctx, g.self, "bench", "worker", "--index", strconv.Itoa(i), "--of", strconv.Itoa(n),
+		"--kafka", g.c.kafka, "--topics", g.topics)
 	cmd.Env = append(os.Environ(), "CAREBUS_STORE="+g.store) // not an argument, which other users of the machine see
 	cmd.Stderr = g.talk
 	w := &worker{cmd: cmd}

@@ -40,6 +40,8 @@ const (
 	doRawEffects work = "raw-effects"
 	doJoin       work = "join"
 	doLeave      work = "leave"
+	doRawProduce work = "raw-produce"
+	doRawFetch   work = "raw-fetch"
 )
 
 // workerAnswer is what a worker process answers an order with. Times are microseconds.
@@ -80,13 +82,16 @@ type rawProcess interface {
 	read(ctx context.Context) (int, error)
 	// effects reads up to 500 rows, writes a row for each, and its place, durably.
 	effects(ctx context.Context) (int, error)
+	// upsert writes a row for each key, and a place, durably.
+	upsert(ctx context.Context, keys []string) error
 	close(ctx context.Context) error
 }
 
 // workerConfig are the flags of a worker process.
 type workerConfig struct {
-	store     string
-	index, of int
+	store         string
+	index, of     int
+	kafka, topics string
 }
 
 func newBenchWorkerCommand(a *app) *cobra.Command {
@@ -100,7 +105,11 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 			ctx := cmd.Context()
 			c.store = a.store
 			w := &benchWorker{c: c}
-			if w.p, err = a.open(ctx, cmd, &carebus.Options{Lease: 3 * time.Second}); err != nil {
+			o := &carebus.Options{Lease: 3 * time.Second}
+			if c.topics != "" {
+				o.Kafka = (&rungs{c: benchConfig{kafka: c.kafka}}).kafkaOptions(c.topics)
+			}
+			if w.p, err = a.open(ctx, cmd, o); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, w.p.Close()) }()
@@ -108,6 +117,12 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, w.raw.close(context.WithoutCancel(ctx))) }()
+			if c.topics != "" {
+				if w.kafka, err = openRawKafka(c, w.raw); err != nil {
+					return err
+				}
+				defer w.kafka.close()
+			}
 			running, stop := context.WithCancel(ctx)
 			ran := make(chan error, 1)
 			go func() { ran <- w.p.Run(running) }()
@@ -120,6 +135,8 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&c.index, "index", 0, "which of the processes")
 	cmd.Flags().IntVar(&c.of, "of", 1, "how many processes")
+	cmd.Flags().StringVar(&c.kafka, "kafka", "", "brokers")
+	cmd.Flags().StringVar(&c.topics, "topics", "", "Kafka is the bus, and its topics begin so")
 	return cmd
 }
 
@@ -135,6 +152,7 @@ type benchWorker struct {
 	c     workerConfig
 	p     *carebus.Platform
 	raw   rawProcess
+	kafka *rawKafka
 	group string
 	next  int
 }
@@ -173,6 +191,10 @@ func (w *benchWorker) do(ctx context.Context, o order) (workerAnswer, error) {
 		return repeat(ctx, for_, func() (int, error) { return w.raw.read(ctx) })
 	case doRawEffects:
 		return repeat(ctx, for_, func() (int, error) { return w.raw.effects(ctx) })
+	case doRawProduce:
+		return w.kafka.produce(ctx, for_)
+	case doRawFetch:
+		return repeat(ctx, for_, func() (int, error) { return w.kafka.fetch(ctx) })
 	case doJoin:
 		return w.join(o)
 	case doLeave:
@@ -292,28 +314,29 @@ func (r *rawSQLite) read(context.Context) (int, error) {
 }
 
 func (r *rawSQLite) effects(ctx context.Context) (int, error) {
-	keys, part, err := r.some(500)
+	keys, _, err := r.some(500)
 	if err != nil {
 		return 0, err
 	}
+	return len(keys), r.upsert(ctx, keys)
+}
+
+func (r *rawSQLite) upsert(ctx context.Context, keys []string) error {
 	if _, err := r.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return 0, err
+		return err
 	}
 	st, err := r.conn.PrepareContext(ctx, rawUpsert)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer st.Close()
-	for _, k := range keys {
+	for _, k := range append(keys, fmt.Sprint("place ", r.part)) {
 		if _, err := st.ExecContext(ctx, k); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	if _, err := st.ExecContext(ctx, fmt.Sprint("place ", part)); err != nil {
-		return 0, err
-	}
 	_, err = r.conn.ExecContext(ctx, "COMMIT")
-	return len(keys), err
+	return err
 }
 
 func (r *rawSQLite) close(context.Context) error { return r.rawStore.close() }
