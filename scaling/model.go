@@ -17,6 +17,13 @@ type Costs struct {
 	Row time.Duration
 	// Other is what a process does for one event that another process has stored since its last commit, under the lock.
 	Other time.Duration
+	// Encode is what a process does under the lock for one event of its own: its place, its hash, its part of the statement.
+	Encode time.Duration
+	// Turn is how long the server and a process that holds the lock take to hand over to each other: carebus does it once
+	// in a commit, and once more when others have stored something.
+	Turn time.Duration
+	// News is what a commit costs every other process, which is told of it and looks; no lock.
+	News time.Duration
 	// Sync is how long the disk takes to make a commit durable.
 	Sync time.Duration
 	// Read is what reading and decoding one event takes for a consumer; no lock.
@@ -224,28 +231,47 @@ func (p *process) commit(units []unit, done func()) {
 			stored, handled = stored+u.stored, handled+u.handled
 		}
 		work := m.c.Group + time.Duration(stored)*m.c.Row + time.Duration(handled)*m.c.Handle
+		turns := time.Duration(0)
 		if !m.l.Raw {
-			work += time.Duration(m.stored-p.seen) * m.c.Other
+			others := m.stored - p.seen
+			work += time.Duration(others)*m.c.Other + time.Duration(stored)*m.c.Encode
+			if turns = m.c.Turn; others > 0 {
+				turns += m.c.Turn
+			}
 		}
-		m.cpu.use(work, func() {
-			m.disk.use(m.c.Sync, func() {
-				m.stored += stored
-				p.seen = m.stored
-				if m.now >= m.begin {
-					m.commits++
-					m.handled += handled
-				}
-				m.lock.release()
-				done()
-				if m.l.Relayed && stored > 0 {
-					m.fresh = append(m.fresh, landing{m.now, m.stored})
-					m.forward()
-				} else {
-					m.news()
-				}
+		m.after(turns, func() {
+			m.cpu.use(work, func() {
+				m.disk.use(m.c.Sync, func() {
+					m.stored += stored
+					p.seen = m.stored
+					if m.now >= m.begin {
+						m.commits++
+						m.handled += handled
+					}
+					m.lock.release()
+					done()
+					if m.l.Relayed && stored > 0 {
+						m.fresh = append(m.fresh, landing{m.now, m.stored})
+						m.forward()
+					} else {
+						m.news()
+					}
+					if !m.l.Raw {
+						m.tell(p)
+					}
+				})
 			})
 		})
 	})
+}
+
+// tell makes the other processes look.
+func (m *model) tell(by *process) {
+	for _, p := range m.each {
+		if p != by {
+			m.cpu.use(m.c.News, func() {})
+		}
+	}
 }
 
 // forward is the relay: what is stored goes to Kafka, a batch at a time, in order.
@@ -358,4 +384,17 @@ func (m *model) result() Result {
 func (r Result) String() string {
 	return fmt.Sprintf("%.0f events/s, %.0f commits/s, median %v, p99 %v, lock %.0f %%, disk %.0f %%, server %.0f %%, services %.0f %%, most used: %s",
 		r.PerSecond, r.Commits, r.Median.Round(100*time.Microsecond), r.P99.Round(100*time.Microsecond), 100*r.Lock, 100*r.Disk, 100*r.Server, 100*r.Client, r.Bottleneck)
+}
+
+// Faster returns the costs on a machine and disk that are so many times as fast.
+func (c Costs) Faster(times float64) Costs {
+	for _, d := range []*time.Duration{&c.Publish, &c.Group, &c.Row, &c.Other, &c.Encode, &c.Turn, &c.News, &c.Sync, &c.Read, &c.Handle, &c.Relay, &c.Broker, &c.Ack, &c.RawRow} {
+		*d = time.Duration(float64(*d) / times)
+	}
+	return c
+}
+
+// RawInserts is how many rows a second the baseline inserts, 256 with each statement, from one process on cores.
+func (c Costs) RawInserts(cores int) float64 {
+	return Simulate(c, Load{Raw: true, Publishers: 1, Batch: 256, Cores: cores, Time: 4 * time.Second}).PerSecond
 }

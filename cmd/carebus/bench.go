@@ -54,9 +54,10 @@ type benchConfig struct {
 	processes  string
 	publishers int
 	seconds    float64
+	rounds     int
 }
 
-func (c *benchConfig) rungs() bool { return c.server != "" || c.kafka != "" || c.processes != "" }
+func (c *benchConfig) overRungs() bool { return c.server != "" || c.kafka != "" || c.processes != "" }
 
 func newBenchCommand(a *app) *cobra.Command {
 	var c benchConfig
@@ -81,7 +82,7 @@ carebus bench --store 'postgres://carebus@localhost/care' --kafka localhost:9092
 					return usagef("--store %s: bench makes stores of its own; name a server, postgres://…, or leave --store out", shown(c.server))
 				}
 			}
-			if c.rungs() {
+			if c.overRungs() {
 				return c.runRungs(cmd, a)
 			}
 			r, err := runBench(cmd.Context(), c, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), s) })
@@ -116,7 +117,8 @@ carebus bench --store 'postgres://carebus@localhost/care' --kafka localhost:9092
 	cmd.Flags().StringVar(&c.kafka, "kafka", "", "also measure these brokers, HOST:PORT,HOST:PORT")
 	cmd.Flags().StringVar(&c.processes, "processes", "", "compare rungs with so many processes, such as 1,2,4")
 	cmd.Flags().IntVar(&c.publishers, "publishers", 256, "publishers in each process, where rungs are compared")
-	cmd.Flags().Float64Var(&c.seconds, "seconds", 2, "length of a measure, where rungs are compared; each is made three times")
+	cmd.Flags().Float64Var(&c.seconds, "seconds", 2, "length of a measure, where rungs are compared")
+	cmd.Flags().IntVar(&c.rounds, "rounds", 3, "how often each is made, in turns with the others, where rungs are compared")
 	cmd.AddCommand(newBenchHTTPCommand(a), newBenchWorkerCommand(a))
 	return cmd
 }

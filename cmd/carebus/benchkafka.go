@@ -52,7 +52,8 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 	}
 	defer cl.Close()
 	admin := kadm.NewClient(cl)
-	g.topics = "carebus.bench." + event.NewID() + "."
+	id := event.NewID()
+	g.topics = "carebus-bench-" + id[len(id)-12:] + "."
 	if res, err := admin.CreateTopic(ctx, kafkaPartitions, -1, nil, g.topics+"raw"); err != nil {
 		return errors.Join(err, res.Err)
 	}
@@ -65,7 +66,7 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 		return err
 	}
 	relays, consumes := make([]series, len(r.counts)), make([]series, len(r.counts))
-	for round := range rounds {
+	for round := range r.c.rounds {
 		for i, n := range r.counts {
 			err := g.with(ctx, n, func(ctx context.Context) error {
 				if err := g.relayAndConsume(ctx, &relays[i], &consumes[i]); err != nil {
@@ -162,7 +163,7 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 		if err != nil {
 			return err
 		}
-		if err := g.p.Bus().Resume(ctx, m.name, act); err != nil {
+		if _, err := g.all(order{Do: doResume, Group: m.name}); err != nil {
 			return err
 		}
 		rate, err := g.follow(ctx, m.name, m.from, total)
@@ -184,7 +185,7 @@ type rawKafka struct {
 
 func openRawKafka(c workerConfig, store rawProcess) (*rawKafka, error) {
 	brokers, topic := strings.Split(c.kafka, ","), c.topics+"raw"
-	r := &rawKafka{records: kafkaRecords(5000, uint64(c.index)), store: store}
+	r := &rawKafka{records: kafkaRecords(30_000, uint64(c.index)), store: store}
 	var err error
 	if r.producer, err = producer(brokers, topic, kgo.Lz4Compression(), 0, &wire{}); err != nil {
 		return nil, err
@@ -243,6 +244,7 @@ func (r *rungs) kafka(ctx context.Context) (err error) {
 	}
 	defer cl.Close()
 	admin := kadm.NewClient(cl)
+	records := kafkaRecords(60_000, 1) // more than a batch holds of all partitions, so that none has the same one twice
 	for _, c := range []struct {
 		name  string
 		codec kgo.CompressionCodec
@@ -253,7 +255,7 @@ func (r *rungs) kafka(ctx context.Context) (err error) {
 		}
 		err := func() error {
 			for _, linger := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond} {
-				p, err := r.produce(ctx, brokers, topic, c.codec, linger)
+				p, err := r.produce(ctx, brokers, topic, c.codec, linger, records)
 				if err != nil {
 					return err
 				}
@@ -336,14 +338,13 @@ func producer(brokers []string, topic string, codec kgo.CompressionCodec, linger
 }
 
 // produce measures a producer at full rate, then at a rate that leaves it time.
-func (r *rungs) produce(ctx context.Context, brokers []string, topic string, codec kgo.CompressionCodec, linger time.Duration) (p kafkaPoint, err error) {
+func (r *rungs) produce(ctx context.Context, brokers []string, topic string, codec kgo.CompressionCodec, linger time.Duration, templates []*kgo.Record) (p kafkaPoint, err error) {
 	w := &wire{}
 	cl, err := producer(brokers, topic, codec, linger, w)
 	if err != nil {
 		return p, err
 	}
 	defer cl.Close()
-	templates := kafkaRecords(5000, uint64(linger))
 	record := func(i int) *kgo.Record {
 		t := templates[i%len(templates)]
 		return &kgo.Record{Key: t.Key, Value: t.Value}

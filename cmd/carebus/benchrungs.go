@@ -84,8 +84,8 @@ type rung struct {
 
 // runRungs is the command.
 func (c *benchConfig) runRungs(cmd *cobra.Command, a *app) error {
-	if c.seconds <= 0 || c.publishers < 1 || c.events < 1000 {
-		return usagef("give --seconds above 0, --publishers from 1 and --events from 1000")
+	if c.seconds <= 0 || c.rounds < 1 || c.publishers < 1 || c.events < 1000 {
+		return usagef("give --seconds above 0, --rounds and --publishers from 1 and --events from 1000")
 	}
 	r, err := benchRungs(cmd.Context(), *c, cmd.ErrOrStderr())
 	if err != nil {
@@ -277,7 +277,7 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 			continue
 		}
 		all := make([]series, len(stage)*len(r.counts))
-		for round := range rounds {
+		for round := range r.c.rounds {
 			for i, n := range r.counts {
 				err := g.with(ctx, n, func(ctx context.Context) error {
 					for k, m := range stage {
@@ -342,8 +342,6 @@ func (g *rung) all(o order) (done workResult, err error) {
 	}
 	return done, err
 }
-
-const rounds = 3
 
 // series are the rounds of a measure, in each of which raw and carebus took turns.
 type series struct {
@@ -423,7 +421,7 @@ func (g *rung) consume(ctx context.Context, s *series, join, raw order) error {
 	}
 	events := g.c.events
 	if !join.Effects {
-		events *= 4
+		events *= 8
 	}
 	rate, err := g.drain(ctx, join.Group, events)
 	if err != nil {
@@ -490,7 +488,7 @@ func (g *rung) drain(ctx context.Context, group string, events int) (rate float6
 			return 0, err
 		}
 	}
-	if err := g.p.Bus().Resume(ctx, group, act); err != nil {
+	if _, err := g.all(order{Do: doResume, Group: group}); err != nil {
 		return 0, err
 	}
 	return g.follow(ctx, group, sum(offsets), total)

@@ -39,6 +39,7 @@ const (
 	doRawRead    work = "raw-read"
 	doRawEffects work = "raw-effects"
 	doJoin       work = "join"
+	doResume     work = "resume" // a group that is paused: whoever resumes it looks at once, others at their next heartbeat
 	doLeave      work = "leave"
 	doRawProduce work = "raw-produce"
 	doRawFetch   work = "raw-fetch"
@@ -197,6 +198,8 @@ func (w *benchWorker) do(ctx context.Context, o order) (workerAnswer, error) {
 		return repeat(ctx, for_, func() (int, error) { return w.kafka.fetch(ctx) })
 	case doJoin:
 		return w.join(o)
+	case doResume:
+		return workerAnswer{}, w.p.Bus().Resume(ctx, o.Group, bus.Act{Actor: "bench", Reason: "measured"})
 	case doLeave:
 		return workerAnswer{}, w.p.Bus().Leave(ctx, w.group)
 	}
