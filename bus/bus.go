@@ -121,7 +121,7 @@ func (b *Bus) Handle(name string, opts ...Option) error {
 	if err := g.checkHandlers(); err != nil {
 		return err
 	}
-	if !g.set.fromStore {
+	if !g.set.fromStore && slices.ContainsFunc(g.patterns(), func(p string) bool { return !ours(p) }) {
 		g.transport = b.opts.Transport
 	}
 	g.breaker = newBreaker(g.set.breakAfter, max(g.set.retryMin, 50*time.Millisecond), max(g.set.retryMax, 50*time.Millisecond), time.Now)

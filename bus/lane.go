@@ -38,7 +38,7 @@ func (w *worker) rewind() {
 
 // passed notes that the checkpoint has moved.
 func (w *worker) passed(next int64) {
-	if w.g.transport == nil {
+	if w.part < FirstLane {
 		return
 	}
 	w.seen = w.trail.at(w.seen, next)
@@ -87,7 +87,7 @@ func (w *worker) readLane(ctx context.Context) (eventstore.Batch, error) {
 // nobody knows what it is.
 func (w *worker) wants(d *Delivered) bool {
 	err := d.Err
-	if err == nil && d.Origin.Log == "" && w.g.bus.opts.Validate != nil && w.g.matches(d.Type) {
+	if err == nil && d.Origin.Log == "" && w.g.bus.opts.Validate != nil && w.matches(d.Type) {
 		err = w.g.bus.opts.Validate(d.Event) // no store has checked it
 	}
 	if err != nil {
@@ -97,7 +97,7 @@ func (w *worker) wants(d *Delivered) bool {
 		w.bad[d.Offset] = Fatal(err)
 		return true
 	}
-	return w.g.matches(d.Type)
+	return w.matches(d.Type)
 }
 
 // crossGap looks behind events that came too early, where the gap is, for one that is the next of its origin. It returns an
@@ -148,9 +148,9 @@ const drainScan = 50_000
 
 // waiting reads the events of a parked key from its head on. known tells what is to be kept of the lane at an offset.
 func (w *worker) waiting(ctx context.Context, k *parkedKey) (b eventstore.Batch, known func(offset int64) string, err error) {
-	if w.g.transport == nil {
+	if w.part < FirstLane {
 		b, err = w.g.bus.store.Partition(ctx, eventstore.PartitionQuery{
-			Partition: w.part, From: k.head, To: k.tail + 1, Key: k.key, Match: w.g.matches,
+			Partition: w.part, From: k.head, To: k.tail + 1, Key: k.key, Match: w.matches,
 			Limit: w.g.drainLimit(), MaxBytes: w.g.set.batchBytes,
 		})
 		return b, func(int64) string { return "" }, err

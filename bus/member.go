@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -113,7 +114,7 @@ func (g *group) enter(ctx context.Context) error {
 	for tries := 1; ; tries++ {
 		err := g.register(ctx)
 		if err == nil && g.transport != nil {
-			g.member, err = g.transport.Join(ctx, g.name, g.patterns(), g.nudge)
+			g.member, err = g.transport.Join(ctx, g.name, g.theirs(), g.nudge)
 		}
 		var wrong *ConfigError
 		if err == nil || g.transport == nil || errors.As(err, &wrong) || ctx.Err() != nil {
@@ -217,17 +218,24 @@ func (g *group) starts(ctx context.Context) (map[int]place, error) {
 	return starts, err
 }
 
-// parts are the partitions of the store, or the lanes of the transport.
+// parts are the partitions of the store, or the lanes of the transport; and both for a group that also wants events of the
+// platform.
 func (g *group) parts(ctx context.Context) ([]int, error) {
-	if g.transport != nil {
-		return g.transport.Lanes(ctx, g.patterns())
+	var parts []int
+	if g.transport == nil || slices.ContainsFunc(g.patterns(), ours) {
+		for p := range g.bus.store.Partitions() {
+			parts = append(parts, p)
+		}
 	}
-	parts := make([]int, g.bus.store.Partitions())
-	for p := range parts {
-		parts[p] = p
+	if g.transport == nil {
+		return parts, nil
 	}
-	return parts, nil
+	lanes, err := g.transport.Lanes(ctx, g.theirs())
+	return append(parts, lanes...), err
 }
+
+// theirs are the patterns whose events a transport brings.
+func (g *group) theirs() []string { return slices.DeleteFunc(g.patterns(), ours) }
 
 // handOver takes a group that has read the store to a transport: in each lane it passes over what it had handled of this store,
 // and goes on with what it had not. The other way round there is no such way, as there may be other stores' events in a
@@ -242,7 +250,7 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 	switch {
 	case g.transport == nil && lanes > 0:
 		return &ConfigError{Field: "group " + g.name, Reason: "it reads from a transport (Kafka), and this process has none; open the platform with it, or remove the group to begin anew"}
-	case g.transport == nil || stored == 0:
+	case g.transport == nil || stored == 0 || lanes > 0:
 		return nil
 	}
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1`, g.name).Scan(&parked); err != nil {
@@ -263,10 +271,15 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 	}, `SELECT part, next FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
-		return err
+	if !slices.ContainsFunc(g.patterns(), ours) {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
+			return err
+		}
 	}
 	for p, at := range starts {
+		if p < FirstLane {
+			continue
+		}
 		at.next, at.seen = at.begin, seen{Logs: handled}
 		starts[p] = at
 	}
@@ -346,7 +359,7 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 		}
 		for i, r := range all {
 			mine := state == groupRunning
-			if g.member == nil {
+			if r.part < FirstLane {
 				mine = mine && members[i%len(members)] == me
 			} else {
 				mine = mine && lanes[r.part]

@@ -9,7 +9,8 @@ import (
 )
 
 // Transport brings events to groups from elsewhere than the store: from the topics of Kafka, which many services with
-// stores of their own write to and read from. What hangs on a group stays in this store: its checkpoints, its parked keys,
+// stores of their own write to and read from. Events of the domain platform are a store's own affair: they are not sent,
+// and a group gets them from its store. What hangs on a group stays in this store: its checkpoints, its parked keys,
 // the effects of its handlers, in one transaction. Package bus/kafka is one.
 //
 // Events lie in lanes: a lane is a partition of a topic. It has a number, at least FirstLane, that the transport gives it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/carebus/carebus/eventstore"
@@ -154,18 +155,18 @@ func (w *worker) run(ctx context.Context) {
 
 // read reads on at pos.
 func (w *worker) read(ctx context.Context) (eventstore.Batch, error) {
-	if w.g.transport != nil {
+	if w.part >= FirstLane {
 		return w.readLane(ctx)
 	}
 	return w.g.bus.store.Partition(ctx, eventstore.PartitionQuery{
-		Partition: w.part, From: w.pos, To: w.replay.to, Match: w.g.matches,
+		Partition: w.part, From: w.pos, To: w.replay.to, Match: w.matches,
 		Limit: w.g.set.batch, MaxBytes: w.g.set.batchBytes,
 	})
 }
 
 // news is closed when there may be something to read.
 func (w *worker) news() <-chan struct{} {
-	if w.g.transport != nil {
+	if w.part >= FirstLane {
 		return w.g.member.After(w.part, max(w.pos, w.scanned))
 	}
 	return w.g.bus.store.After(w.part, w.pos)
@@ -217,7 +218,7 @@ func (w *worker) flush(ctx context.Context) error {
 
 // checkpoint moves the checkpoint inside a transaction, if this worker still holds the partition.
 func (w *worker) checkpoint(ctx context.Context, tx *eventstore.Tx, next int64) error {
-	if w.g.transport != nil {
+	if w.part >= FirstLane {
 		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET next = $1, handling = -1, deaths = 0, updated_at = $2, seen = $3
 			WHERE grp = $4 AND part = $5 AND next = $6 AND epoch = $7`,
 			next, tx.Now().UnixMicro(), w.trail.at(w.seen, next).text(w.part), w.g.name, w.part, w.next, w.epoch))
@@ -230,7 +231,7 @@ func (w *worker) checkpoint(ctx context.Context, tx *eventstore.Tx, next int64) 
 // endReplay ends a bounded replay: the group goes on where it was before.
 func (w *worker) endReplay(ctx context.Context) error {
 	resume := w.replay.resume
-	if w.g.transport == nil {
+	if w.part < FirstLane {
 		resume = max(resume, w.pos)
 	}
 	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
@@ -311,6 +312,18 @@ func backoff(tries int, first, longest time.Duration) time.Duration {
 	d = min(d, float64(longest))
 	return time.Duration(d * (0.8 + 0.2*rand.Float64()))
 }
+
+// matches reports whether the worker handles events of a type: where lanes bring events, the store's own log brings only the
+// platform's, and lanes all others.
+func (w *worker) matches(eventType string) bool {
+	if w.g.transport != nil && ours(eventType) == (w.part >= FirstLane) {
+		return false
+	}
+	return w.g.matches(eventType)
+}
+
+// ours says of an event type, or a pattern, that it is one of the platform's own.
+func ours(eventType string) bool { return strings.HasPrefix(eventType, "platform.") }
 
 func (g *group) matches(eventType string) bool {
 	for _, h := range g.handlers {

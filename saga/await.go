@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,8 +42,12 @@ func (r *runner) arrived(ctx context.Context, tx bus.Tx, rec eventstore.Record) 
 			}
 			if !kept[key] && !old {
 				kept[key] = true
-				if _, err := tx.Exec(`INSERT INTO carebus_saga_kept (saga, type, key, at, event_id) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (saga, type, key, at, event_id) DO NOTHING`,
-					r.name, rec.Type, key, rec.RecordedAt.UnixMicro(), rec.ID); err != nil {
+				var text []byte
+				if rec.Partition >= bus.FirstLane { // a transport has brought it, perhaps from another store: it is not in our log
+					text = rec.AppendJSON(nil)
+				}
+				if _, err := tx.Exec(`INSERT INTO carebus_saga_kept (saga, type, key, at, event_id, event) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (saga, type, key, at, event_id) DO NOTHING`,
+					r.name, rec.Type, key, rec.RecordedAt.UnixMicro(), rec.ID, string(text)); err != nil {
 					return err
 				}
 			}
@@ -154,16 +159,22 @@ func (t *turn) wait(e effect) error {
 
 // early finds the first event that came since the instance began and that it has not taken yet.
 func (t *turn) early(a arrivalOf, key string) (rec eventstore.Record, take func(carrier) error, err error) {
-	ids, err := t.kept(a.eventType, key)
+	all, err := t.kept(a.eventType, key)
 	if err != nil {
 		return rec, nil, err
 	}
-	for _, id := range ids {
-		if slices.Contains(t.x.seen, id) {
+	for _, one := range all {
+		if slices.Contains(t.x.seen, one.id) {
 			continue
 		}
-		// The event was committed before the group was given it, so a reader beside this transaction sees it.
-		if rec, err = t.r.store.Get(t.ctx, id); err != nil {
+		if one.text != "" {
+			rec = eventstore.Record{}
+			err = json.Unmarshal([]byte(one.text), &rec.Event)
+		} else {
+			// The event was committed before the group was given it, so a reader beside this transaction sees it.
+			rec, err = t.r.store.Get(t.ctx, one.id)
+		}
+		if err != nil {
 			return rec, nil, fmt.Errorf("saga: an event that came before its wait: %w", err)
 		}
 		if _, take, err = t.r.read(a, rec.Event); err != nil {
@@ -174,19 +185,22 @@ func (t *turn) early(a arrivalOf, key string) (rec eventstore.Record, take func(
 	return rec, nil, nil
 }
 
-func (t *turn) kept(eventType, key string) ([]string, error) {
-	rows, err := t.tx.Query(`SELECT event_id FROM carebus_saga_kept WHERE saga = $1 AND type = $2 AND key = $3 AND at >= $4 ORDER BY at`, t.x.name, eventType, key, t.x.since)
+// early is an event that was kept; text is empty when the log has it.
+type early struct{ id, text string }
+
+func (t *turn) kept(eventType, key string) ([]early, error) {
+	rows, err := t.tx.Query(`SELECT event_id, event FROM carebus_saga_kept WHERE saga = $1 AND type = $2 AND key = $3 AND at >= $4 ORDER BY at`, t.x.name, eventType, key, t.x.since)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var out []string
+	var out []early
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		var e early
+		if err := rows.Scan(&e.id, &e.text); err != nil {
 			return nil, err
 		}
-		out = append(out, id)
+		out = append(out, e)
 	}
 	return out, rows.Err()
 }

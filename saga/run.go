@@ -62,7 +62,7 @@ func Register(ctx context.Context, p Platform, sagas ...Saga) error {
 
 // prepare creates or upgrades the tables that sagas need.
 func prepare(ctx context.Context, store *eventstore.Store) (*timer.Timers, error) {
-	if err := store.Migrate(ctx, "saga", tables); err != nil {
+	if err := store.Migrate(ctx, "saga", tables, `ALTER TABLE carebus_saga_kept ADD COLUMN event TEXT NOT NULL DEFAULT ''`); err != nil {
 		return nil, fmt.Errorf("saga: tables: %w", err)
 	}
 	return timer.Open(ctx, store, nil)

@@ -33,7 +33,7 @@ func (s Status) Ended() bool { return s == Completed || s == Failed || s == Canc
 //
 // carebus_saga_waits has a row per awaited event type of a waiting step. carebus_saga_kept remembers, for a while, which
 // events of awaited types there were for which key, so that a wait that begins after its event finds it; the log has
-// the events.
+// the events, and those that came from elsewhere (see bus.Transport) are in the column event.
 //
 // Instances that completed are many and seldom looked for: the index is for the others.
 const tables = `

@@ -10,7 +10,7 @@
 //
 // # From the store to topics
 //
-// A relay, which is a group on the store, sends every event to the topic of its domain: "carebus.medication",
+// A relay, which is a group on the store, sends every event but the platform's own to the topic of its domain: "carebus.medication",
 // "carebus.patient". The partition is the one of the key in the store (murmur2), as the topics have as many partitions as the
 // store. An event counts as sent when all in-sync replicas have it. Several processes share the relay as they share any
 // group. While Kafka is away events wait in the store; publishing goes on.

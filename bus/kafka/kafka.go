@@ -124,7 +124,7 @@ func Open(ctx context.Context, store *eventstore.Store, o *Options) (*Transport,
 		return nil, err
 	}
 	t.admin = kadm.NewClient(client)
-	t.relay = relay{t: t, parts: make([]sent, store.Partitions())}
+	t.relay.t = t
 	return t, nil
 }
 

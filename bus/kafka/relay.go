@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -27,7 +26,7 @@ func (t *Transport) RelayGroup() string { return relayGroup }
 // Relay are the options of the group of RelayGroup, for bus.Bus.Handle. Every process of a store may be a member.
 func (t *Transport) Relay() []bus.Option {
 	return []bus.Option{
-		bus.FromStore(), bus.OnForwardBatch(t.relay.forward, "**", "platform.**"), bus.OnFailure(bus.StopGroup), bus.ClassifyErrors(judge),
+		bus.FromStore(), bus.OnForwardBatch(t.relay.forward, "**"), bus.OnFailure(bus.StopGroup), bus.ClassifyErrors(judge),
 		bus.BatchSize(2000, 4<<20), bus.Timeout(30 * time.Second), bus.Backoff(20*time.Millisecond, 2*time.Second),
 	}
 }
@@ -53,19 +52,11 @@ var codecs = map[string][]kgo.CompressionCodec{
 
 // relay sends events to topics.
 type relay struct {
-	t     *Transport
-	parts []sent // by partition of the store; each is used by the one worker that has the partition
+	t *Transport
 
 	mu     sync.Mutex
 	client *kgo.Client // nil until it is needed, and after a failure
 	closed bool
-}
-
-// sent is what was sent of a partition of the store.
-type sent struct {
-	mu   sync.Mutex
-	next int64            // first offset that was not
-	last map[string]int64 // by "topic/partition": offset of the event sent last
 }
 
 // forward sends a run of events and returns when all in-sync replicas have them.
@@ -73,16 +64,10 @@ type sent struct {
 // When it fails nothing is known of any of them. The client is closed then: it must not send, later, what was to be sent
 // earlier. What it has sent all the same is told apart by readers.
 func (r *relay) forward(ctx context.Context, partition int, records []eventstore.Record) (func(context.Context, bus.Tx) error, error) {
-	s := &r.parts[partition]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last == nil || s.next != records[0].Offset { // the first run here, or after a failure, or after others have sent
-		if err := r.load(ctx, partition, s); err != nil {
-			return nil, bus.Transient(err)
-		}
+	last, err := r.last(ctx, partition)
+	if err != nil {
+		return nil, bus.Transient(err)
 	}
-	s.next = -1 // until it is done
-	last := maps.Clone(s.last)
 	out := make([]*kgo.Record, len(records))
 	log := r.t.Log(partition)
 	for i, e := range records {
@@ -102,7 +87,6 @@ func (r *relay) forward(ctx context.Context, partition int, records []eventstore
 	if err := r.send(ctx, out); err != nil {
 		return nil, err
 	}
-	s.next, s.last = records[len(records)-1].Offset+1, last
 	text, err := json.Marshal(last)
 	if err != nil {
 		return nil, err
@@ -114,10 +98,11 @@ func (r *relay) forward(ctx context.Context, partition int, records []eventstore
 	}, nil
 }
 
-// load reads what was sent, as of the checkpoint.
-func (r *relay) load(ctx context.Context, partition int, s *sent) error {
-	s.last = map[string]int64{}
-	return r.t.store.View(ctx, func(q eventstore.Querier) error {
+// last is what was sent of a partition of the store as of the checkpoint: by "topic/partition" the offset of the event sent
+// last.
+func (r *relay) last(ctx context.Context, partition int) (map[string]int64, error) {
+	last := map[string]int64{}
+	err := r.t.store.View(ctx, func(q eventstore.Querier) error {
 		var text string
 		err := q.QueryRowContext(ctx, `SELECT sent FROM carebus_kafka_relay WHERE part = $1`, partition).Scan(&text)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -126,8 +111,9 @@ func (r *relay) load(ctx context.Context, partition int, s *sent) error {
 		if err != nil {
 			return err
 		}
-		return json.Unmarshal([]byte(text), &s.last)
+		return json.Unmarshal([]byte(text), &last)
 	})
+	return last, err
 }
 
 func (r *relay) send(ctx context.Context, records []*kgo.Record) error {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,6 +67,9 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 	if err := g.p.Store().Migrate(ctx, "bench", `CREATE TABLE bench_effect (k TEXT PRIMARY KEY, n BIGINT NOT NULL)`); err != nil {
 		return err
 	}
+	if err := g.store500(ctx); err != nil { // the topic is there before somebody reads it
+		return err
+	}
 	relays, consumes := make([]series, len(r.counts)), make([]series, len(r.counts))
 	for round := range r.c.rounds {
 		for i, n := range r.counts {
@@ -96,7 +101,8 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 }
 
 func (r *rungs) kafkaOptions(topics string) *kafka.Options {
-	return &kafka.Options{Client: []kgo.Opt{kgo.SeedBrokers(strings.Split(r.c.kafka, ",")...)}, Prefix: topics}
+	quiet := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return &kafka.Options{Client: []kgo.Opt{kgo.SeedBrokers(strings.Split(r.c.kafka, ",")...)}, Prefix: topics, Logger: quiet}
 }
 
 func removeTopics(ctx context.Context, admin *kadm.Client, prefix string) error {
@@ -145,11 +151,7 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 	}
 	total := int64(0)
 	for ; total < int64(g.c.events); total += 500 {
-		events := make([]event.Event, 500)
-		for i := range events {
-			events[i] = benchEvent("RX" + event.NewID())
-		}
-		if _, err := g.p.PublishBatch(ctx, events); err != nil {
+		if err := g.store500(ctx); err != nil {
 			return err
 		}
 	}
@@ -173,6 +175,15 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 		m.s.raw, m.s.rate = append(m.s.raw, raw.rate), append(m.s.rate, rate)
 	}
 	_, err = g.all(order{Do: doLeave})
+	return err
+}
+
+func (g *rung) store500(ctx context.Context) error {
+	events := make([]event.Event, 500)
+	for i := range events {
+		events[i] = benchEvent("RX" + event.NewID())
+	}
+	_, err := g.p.PublishBatch(ctx, events)
 	return err
 }
 

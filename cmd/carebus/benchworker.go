@@ -126,7 +126,13 @@ func newBenchWorkerCommand(a *app) *cobra.Command {
 			}
 			running, stop := context.WithCancel(ctx)
 			ran := make(chan error, 1)
-			go func() { ran <- w.p.Run(running) }()
+			go func() {
+				err := w.p.Run(running)
+				if err != nil {
+					fmt.Fprintln(cmd.ErrOrStderr(), "a worker's groups have ended:", err) // the order under way may wait for them
+				}
+				ran <- err
+			}()
 			defer func() {
 				stop()
 				err = errors.Join(err, <-ran)

@@ -11,9 +11,6 @@ import (
 // stale reports whether an idle connection has something to read: the server's last word, or the end. The server speaks
 // only when it is asked, but for notices of no interest here, so the next statement on such a connection would most likely
 // fail for what happened before it. The look costs a system call, where a ping would double the time of a short read.
-//
-// The look is by Control, not by Read, which waits for its turn to read: where a write was slow the client has begun to
-// read in the background, and that read goes on, on an idle connection for ever.
 func stale(c net.Conn) bool {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -27,6 +24,7 @@ func stale(c net.Conn) bool {
 		return true
 	}
 	readable := false
+	// Not raw.Read: that waits for whoever is reading, and pgx may read in the background, without end, after a slow write.
 	err = raw.Control(func(fd uintptr) {
 		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		readable = err != syscall.EAGAIN && err != syscall.EWOULDBLOCK && err != syscall.EINTR
