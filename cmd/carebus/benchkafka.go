@@ -56,7 +56,7 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 	admin := kadm.NewClient(cl)
 	id := event.NewID()
 	g.topics = "carebus-bench-" + id[len(id)-12:] + "."
-	if res, err := admin.CreateTopic(ctx, kafkaPartitions, -1, nil, g.topics+"raw"); err != nil {
+	if res, err := admin.CreateTopic(ctx, kafkaPartitions, -1, nil, rawTopic(g.topics)); err != nil {
 		return errors.Join(err, res.Err)
 	}
 	defer func() { err = errors.Join(err, removeTopics(context.WithoutCancel(ctx), admin, g.topics)) }()
@@ -112,7 +112,7 @@ func removeTopics(ctx context.Context, admin *kadm.Client, prefix string) error 
 	}
 	names := []string{}
 	for _, name := range list.Names() {
-		if strings.HasPrefix(name, prefix) {
+		if strings.HasPrefix(name, prefix) || name == rawTopic(prefix) {
 			names = append(names, name)
 		}
 	}
@@ -195,7 +195,7 @@ type rawKafka struct {
 }
 
 func openRawKafka(c workerConfig, store rawProcess) (*rawKafka, error) {
-	brokers, topic := strings.Split(c.kafka, ","), c.topics+"raw"
+	brokers, topic := strings.Split(c.kafka, ","), rawTopic(c.topics)
 	r := &rawKafka{records: kafkaRecords(30_000, uint64(c.index)), store: store}
 	var err error
 	if r.producer, err = producer(brokers, topic, kgo.Lz4Compression(), 0, &wire{}); err != nil {
@@ -431,3 +431,6 @@ func (r *rungs) fetch(ctx context.Context, brokers []string, topic string) (rate
 	}
 	return float64(n) / time.Since(begin).Seconds(), nil
 }
+
+// rawTopic is none that groups would take for one of the bus.
+func rawTopic(prefix string) string { return "raw-" + prefix + "events" }
