@@ -40,8 +40,8 @@ func costs(t *rapid.T) Costs {
 func TestMoreLoadIsNeverFaster(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := costs(t)
-		l := Load{EventsPerSecond: float64(rapid.IntRange(200, 2000).Draw(t, "load")), Processes: rapid.IntRange(1, 4).Draw(t, "processes"),
-			Handlers: rapid.IntRange(0, 3).Draw(t, "handlers"), Relayed: rapid.Bool().Draw(t, "relayed"), Cores: 4, Time: 4 * time.Second}
+		l := Load{EventsPerSecond: float64(rapid.IntRange(200, 1000).Draw(t, "load")), Processes: rapid.IntRange(1, 4).Draw(t, "processes"),
+			Handlers: rapid.IntRange(0, 3).Draw(t, "handlers"), Relayed: rapid.Bool().Draw(t, "relayed"), Cores: 4, Time: 2 * time.Second}
 		less := Simulate(c, l)
 		l.EventsPerSecond *= 2
 		more := Simulate(c, l)
@@ -54,8 +54,8 @@ func TestMoreLoadIsNeverFaster(t *testing.T) {
 		if float64(more.Median) < 0.9*float64(less.Median)-float64(50*time.Microsecond) {
 			t.Fatalf("the median goes down with the load:\n%v\n%v", less, more)
 		}
-		if more.Server < less.Server || more.Lock < 0.9*less.Lock {
-			t.Fatalf("less is used with more load:\n%v\n%v", less, more)
+		if more.Lock < 0.9*less.Lock { // the processors may do less: larger commits are fewer
+			t.Fatalf("the lock is used less with more load:\n%v\n%v", less, more)
 		}
 	})
 }
@@ -63,7 +63,7 @@ func TestMoreLoadIsNeverFaster(t *testing.T) {
 // TestWhatGoesInComesOut: a load that does not saturate is stored as it comes, and every group handles all of it.
 func TestWhatGoesInComesOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := Load{EventsPerSecond: 1000, Processes: rapid.IntRange(1, 4).Draw(t, "processes"), Handlers: rapid.IntRange(0, 3).Draw(t, "handlers"), Cores: 4, Seed: rapid.Uint64().Draw(t, "seed")}
+		l := Load{EventsPerSecond: 1000, Processes: rapid.IntRange(1, 4).Draw(t, "processes"), Handlers: rapid.IntRange(0, 3).Draw(t, "handlers"), Cores: 4, Time: 4 * time.Second, Seed: rapid.Uint64().Draw(t, "seed")}
 		r := Simulate(costs(t), l)
 		if r.Saturated() {
 			t.Skip("saturated")

@@ -165,10 +165,7 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 		if err != nil {
 			return err
 		}
-		if _, err := g.all(order{Do: doResume, Group: m.name}); err != nil {
-			return err
-		}
-		rate, err := g.follow(ctx, m.name, m.from, total)
+		rate, err := g.release(ctx, m.name, m.from, total)
 		if err != nil {
 			return err
 		}
