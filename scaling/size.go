@@ -30,6 +30,7 @@ type Plan struct {
 	Bytes        float64 `json:"bytes"`               // in all databases, for the days that are kept
 	PerDatabase  float64 `json:"eventsEach"`          // a second, that one database gets
 	OneDatabase  Result  `json:"oneDatabase"`         // what the simulation says of it, at the peak
+	Used         float64 `json:"used"`                // share of what that database can take
 	FirstToBreak string  `json:"firstToBreak"`
 }
 
@@ -96,6 +97,7 @@ func Size(c Costs, d Demand, broker float64) Plan {
 		p.Databases = p.PerService * d.Services
 	}
 	p.PerDatabase = d.EventsPerSecond / float64(p.Databases)
+	p.Used = spare * p.PerDatabase / p.Capacity
 	one.EventsPerSecond, one.Relayed, one.Time = p.PerDatabase, p.Databases > 1, 5*time.Second
 	p.OneDatabase = Simulate(c, one)
 	p.FirstToBreak = p.OneDatabase.Bottleneck

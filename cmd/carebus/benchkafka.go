@@ -305,6 +305,7 @@ func kafkaRecords(n int, seed uint64) []*kgo.Record {
 			time.UnixMilli(1.7e12+rng.Int64N(5e10)).UTC().Format(time.RFC3339), rng.IntN(1000), rng.IntN(1e7), rng.IntN(1000), rng.IntN(1e9), given[rng.IntN(len(given))], family[rng.IntN(len(family))],
 			cost/200, cost%100, cost/150, cost/100, cost%100))
 		e = event.Complete(context.Background(), e)
+		e.PartitionKey = e.CorrelationID // as the store does
 		out[i] = &kgo.Record{Key: []byte(e.PartitionKey), Value: e.AppendJSON(nil)}
 	}
 	return out

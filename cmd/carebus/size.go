@@ -63,8 +63,8 @@ carebus size --events 100000 --bytes 2000 --raw 40000`,
 				{fmt.Sprintf("databases after %d days", d.Days), bytesText(p.Bytes)},
 				{"Kafka takes, a day", bytesText(p.KafkaPerDay)},
 				{"publishing takes, median and p99", fmt.Sprintf("%v, %v", p.OneDatabase.Median.Round(100*time.Microsecond), p.OneDatabase.P99.Round(100*time.Microsecond))},
-				{"writer's lock is held", fmt.Sprintf("%.0f %%", 100*p.OneDatabase.Lock)},
-				{"disk syncs", fmt.Sprintf("%.0f %%", 100*p.OneDatabase.Disk)},
+				{"events in a commit", fmt.Sprintf("%.0f", p.OneDatabase.PerSecond/max(p.OneDatabase.Commits, 1))},
+				{"one database is used by", fmt.Sprintf("%.0f %%", 100*p.Used)},
 				{"the first to be full", p.FirstToBreak},
 			}
 			if err := a.table(cmd.OutOrStdout(), []string{"what", "how much"}, rows); err != nil {
