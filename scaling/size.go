@@ -11,7 +11,7 @@ type Demand struct {
 	EventsPerSecond float64 `json:"eventsPerSecond"` // stored, at the peak, by all services together
 	Bytes           int     `json:"bytes"`           // of a payload. Default 500
 	Services        int     `json:"services"`        // that may have a database each; load is taken to be alike. Default 1
-	Handlers        int     `json:"handlers"`        // groups that handle an event, with one statement each. Default 2
+	Handlers        int     `json:"handlers"`        // groups that handle an event, with one statement each
 	Processes       int     `json:"processes"`       // per database. Default 2
 	Days            int     `json:"days"`            // that events are kept where they are asked for fast. Default 30
 	Average         float64 `json:"average"`         // load of a day as a share of the peak. Default 0.5
@@ -77,7 +77,7 @@ func Capacity(c Costs, l Load) float64 {
 // Size plans a deployment. broker is how many records a second one broker was measured to take.
 func Size(c Costs, d Demand, broker float64) Plan {
 	d.Bytes, d.Services, d.Processes = cmp.Or(d.Bytes, 500), max(d.Services, 1), cmp.Or(d.Processes, 2)
-	d.Handlers, d.Days, d.Average = cmp.Or(d.Handlers, 2), cmp.Or(d.Days, 30), cmp.Or(d.Average, 0.5)
+	d.Days, d.Average = cmp.Or(d.Days, 30), cmp.Or(d.Average, 0.5)
 	one := Load{Handlers: d.Handlers, Processes: d.Processes, Cores: 8, Apart: true}
 	p := Plan{}
 	p.Capacity = spare * Capacity(c, one)

@@ -236,7 +236,7 @@ func (r *rawKafka) fetch(ctx context.Context) (int, error) {
 	}
 	keys := []string{}
 	fs.EachRecord(func(rec *kgo.Record) { keys = append(keys, string(rec.Key)) })
-	return len(keys), r.store.upsert(ctx, keys)
+	return len(keys), r.store.upsert(ctx, keys, false)
 }
 
 func (r *rawKafka) close() {

@@ -128,19 +128,19 @@ func (r *rawPostgres) read(ctx context.Context) (int, error) {
 	return len(keys), err
 }
 
-func (r *rawPostgres) effects(ctx context.Context) (int, error) {
-	return r.inTx(ctx, func(tx pgx.Tx) ([]string, error) {
+func (r *rawPostgres) effects(ctx context.Context, together bool) (int, error) {
+	return r.inTx(ctx, together, func(tx pgx.Tx) ([]string, error) {
 		keys, _, err := r.some(ctx, tx, 500)
 		return keys, err
 	})
 }
 
-func (r *rawPostgres) upsert(ctx context.Context, keys []string) error {
-	_, err := r.inTx(ctx, func(pgx.Tx) ([]string, error) { return keys, nil })
+func (r *rawPostgres) upsert(ctx context.Context, keys []string, together bool) error {
+	_, err := r.inTx(ctx, together, func(pgx.Tx) ([]string, error) { return keys, nil })
 	return err
 }
 
-func (r *rawPostgres) inTx(ctx context.Context, some func(tx pgx.Tx) ([]string, error)) (n int, err error) {
+func (r *rawPostgres) inTx(ctx context.Context, together bool, some func(tx pgx.Tx) ([]string, error)) (n int, err error) {
 	tx, err := r.conn.Begin(ctx)
 	if err != nil {
 		return 0, err
@@ -154,6 +154,13 @@ func (r *rawPostgres) inTx(ctx context.Context, some func(tx pgx.Tx) ([]string, 
 	if err != nil {
 		return 0, err
 	}
+	if n = len(keys); together && n > 0 {
+		text, args := upsertAll("raw_effect", keys)
+		if _, err := tx.Exec(ctx, text, args...); err != nil {
+			return 0, err
+		}
+		keys = nil
+	}
 	for _, k := range keys {
 		if _, err := tx.Exec(ctx, `INSERT INTO raw_effect (k, n) VALUES ($1, 1) ON CONFLICT (k) DO UPDATE SET n = raw_effect.n + 1`, k); err != nil {
 			return 0, fmt.Errorf("an effect: %w", err)
@@ -163,7 +170,7 @@ func (r *rawPostgres) inTx(ctx context.Context, some func(tx pgx.Tx) ([]string, 
 	if _, err := tx.Exec(ctx, `UPDATE raw_place SET next = $1 WHERE part = $2`, r.from[part], part); err != nil {
 		return 0, err
 	}
-	return len(keys), tx.Commit(ctx)
+	return n, tx.Commit(ctx)
 }
 
 func (r *rawPostgres) close(ctx context.Context) error { return r.conn.Close(ctx) }

@@ -59,6 +59,7 @@ const rawText = `raw is, on each rung, the same number of processes with one con
   that is held to the end of the commit, as whoever promises an order without gaps must. "unordered": at the same time.
 - consume, no-op handler: reads of 1000 rows of a partition in order; each process has its share of the partitions.
 - consume, one upsert per event: reads of 500 rows, one upsert for each by a statement of its own, the place, commit.
+- consume, a batch's upserts together: the same with one statement for all of them.
 - relay to Kafka: a producer in each process, acks=all, idempotent, lz4, as many records as it takes.
 - consume from Kafka, one upsert per event: the same with records of a topic instead of rows.`
 
@@ -269,6 +270,9 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 			}},
 			{"consume, one upsert per event", func(ctx context.Context, s *series) error {
 				return g.consume(ctx, s, order{Do: doJoin, Effects: true}, order{Do: doRawEffects})
+			}},
+			{"consume, a batch's upserts together", func(ctx context.Context, s *series) error {
+				return g.consume(ctx, s, order{Do: doJoin, Effects: true, Together: true}, order{Do: doRawEffects, Together: true})
 			}},
 		},
 	} {

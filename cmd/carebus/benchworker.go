@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +30,8 @@ type order struct {
 	Rows       int     `json:"rows,omitempty"`    // of a raw insert
 	Ordered    bool    `json:"ordered,omitempty"` // raw inserts under a lock, one process at a time
 	Group      string  `json:"group,omitempty"`
-	Effects    bool    `json:"effects,omitempty"` // the handler writes a row
+	Effects    bool    `json:"effects,omitempty"`  // the handler writes a row
+	Together   bool    `json:"together,omitempty"` // a batch's rows by one statement
 }
 
 type work string
@@ -82,9 +85,9 @@ type rawProcess interface {
 	// read reads up to 1000 rows in order, of one partition after the other.
 	read(ctx context.Context) (int, error)
 	// effects reads up to 500 rows, writes a row for each, and its place, durably.
-	effects(ctx context.Context) (int, error)
-	// upsert writes a row for each key, and a place, durably.
-	upsert(ctx context.Context, keys []string) error
+	effects(ctx context.Context, together bool) (int, error)
+	// upsert writes a row for each key, by a statement each or by one together, and a place, durably.
+	upsert(ctx context.Context, keys []string, together bool) error
 	close(ctx context.Context) error
 }
 
@@ -197,7 +200,7 @@ func (w *benchWorker) do(ctx context.Context, o order) (workerAnswer, error) {
 	case doRawRead:
 		return repeat(ctx, for_, func() (int, error) { return w.raw.read(ctx) })
 	case doRawEffects:
-		return repeat(ctx, for_, func() (int, error) { return w.raw.effects(ctx) })
+		return repeat(ctx, for_, func() (int, error) { return w.raw.effects(ctx, o.Together) })
 	case doRawProduce:
 		return w.kafka.produce(ctx, for_)
 	case doRawFetch:
@@ -267,7 +270,37 @@ func (w *benchWorker) join(o order) (workerAnswer, error) {
 			return err
 		}
 	}
+	if o.Together {
+		return workerAnswer{}, w.p.Handle(o.Group, bus.Start(bus.FromNow), bus.OnBatch("**", func(_ context.Context, tx bus.Tx, rs []eventstore.Record) error {
+			keys := make([]string, len(rs))
+			for i := range rs {
+				keys[i] = rs[i].PartitionKey
+			}
+			text, args := upsertAll("bench_effect", keys)
+			_, err := tx.Exec(text, args...)
+			return err
+		}))
+	}
 	return workerAnswer{}, w.p.Handle(o.Group, bus.Start(bus.FromNow), bus.OnRecord("**", handler))
+}
+
+// upsertAll is one statement for the rows of all keys.
+func upsertAll(table string, keys []string) (text string, args []any) {
+	count := map[string]int{}
+	for _, k := range keys {
+		count[k]++
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "INSERT INTO %s (k, n) VALUES ", table)
+	for _, k := range slices.Sorted(maps.Keys(count)) {
+		if len(args) > 0 {
+			b.WriteByte(',')
+		}
+		args = append(args, k)
+		fmt.Fprintf(&b, "($%d, %d)", len(args), count[k])
+	}
+	fmt.Fprintf(&b, " ON CONFLICT (k) DO UPDATE SET n = %s.n + excluded.n", table)
+	return b.String(), args
 }
 
 // rawSQLite is a process of the raw baseline on SQLite.
@@ -322,17 +355,24 @@ func (r *rawSQLite) read(context.Context) (int, error) {
 	return len(keys), err
 }
 
-func (r *rawSQLite) effects(ctx context.Context) (int, error) {
+func (r *rawSQLite) effects(ctx context.Context, together bool) (int, error) {
 	keys, _, err := r.some(500)
 	if err != nil {
 		return 0, err
 	}
-	return len(keys), r.upsert(ctx, keys)
+	return len(keys), r.upsert(ctx, keys, together)
 }
 
-func (r *rawSQLite) upsert(ctx context.Context, keys []string) error {
+func (r *rawSQLite) upsert(ctx context.Context, keys []string, together bool) error {
 	if _, err := r.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
+	}
+	if together && len(keys) > 0 {
+		text, args := upsertAll("raw_effect", keys)
+		if _, err := r.conn.ExecContext(ctx, text, args...); err != nil {
+			return err
+		}
+		keys = nil
 	}
 	st, err := r.conn.PrepareContext(ctx, rawUpsert)
 	if err != nil {
