@@ -388,6 +388,40 @@ func (b *Bus) resolve(ctx context.Context, t Target, parts []int) (map[int]int64
 	return out, nil
 }
 
+// Place is a partition of the store, or of a topic, and an offset in it.
+type Place struct {
+	Topic     string // empty for the store
+	Partition int
+	Offset    int64
+}
+
+// Resolve says what a target means for a group: an offset in each of the partitions that it touches. A group that has never
+// run would read the store.
+func (b *Bus) Resolve(ctx context.Context, group string, to Target) ([]Place, error) {
+	parts, err := b.partsOf(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	if len(parts) == 0 {
+		for p := range b.store.Partitions() {
+			parts = append(parts, p)
+		}
+	}
+	at, err := b.resolve(ctx, to, parts)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Place, 0, len(at))
+	for _, part := range slices.Sorted(maps.Keys(at)) {
+		p := Place{Partition: part, Offset: at[part]}
+		if part >= FirstLane {
+			p.Topic, p.Partition = b.opts.Transport.Place(part)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
 var errNoTransport = &ConfigError{Field: "transport", Reason: "the group reads topics, and this process has no transport (Kafka) to look at them; open the platform with it"}
 
 // Seek moves a group's checkpoints. Going back makes the group handle events again as if for the first time; going

@@ -72,6 +72,68 @@ func ReadPositions(ctx context.Context, q eventstore.Querier, group string, part
 	return p, err
 }
 
+// Progress is how far a group is with the events of this store, wherever it reads them: from the store or from lanes.
+type Progress struct {
+	Positions
+	transport Transport
+	seen      map[int]seen      // by lane, as of the checkpoint
+	waiting   map[ParkedAt]seen // of keys parked in lanes, as of the first event that is not done
+}
+
+// Passed reports whether the group is done with an event of this store that it wants: its checkpoint lies behind the event,
+// and the event's key is not parked at it or before it.
+func (p Progress) Passed(eventType string, partition int, offset int64, key string) bool {
+	if partition < 0 || partition >= len(p.Next) {
+		return false
+	}
+	if p.transport == nil || ours(eventType) {
+		head, parked := p.Parked[ParkedAt{partition, key}]
+		return offset < p.Next[partition] && (!parked || offset < head)
+	}
+	lane, ok := p.transport.LaneOf(eventType, key)
+	if !ok {
+		return false
+	}
+	known, parked := p.waiting[ParkedAt{lane, key}]
+	if !parked {
+		known = p.seen[lane]
+	}
+	at, ok := known.Logs[p.transport.Log(partition)]
+	return ok && offset <= at
+}
+
+// Progress reads how far a group is.
+func (b *Bus) Progress(ctx context.Context, q eventstore.Querier, group string) (Progress, error) {
+	at, err := ReadPositions(ctx, q, group, b.store.Partitions())
+	p := Progress{Positions: at, seen: map[int]seen{}, waiting: map[ParkedAt]seen{}}
+	if err != nil || b.opts.Transport == nil {
+		return p, err
+	}
+	err = eachRow(ctx, q, func(rows *sql.Rows) error {
+		var lane int
+		var text string
+		if err := rows.Scan(&lane, &text); err != nil {
+			return err
+		}
+		p.transport = b.opts.Transport
+		p.seen[lane], err = parseSeen(text)
+		return err
+	}, `SELECT part, CASE WHEN resume_at > 0 THEN resume_seen ELSE seen END FROM carebus_checkpoints WHERE grp = $1 AND part >= $2`, group, FirstLane)
+	if err != nil {
+		return p, err
+	}
+	err = eachRow(ctx, q, func(rows *sql.Rows) error {
+		var k ParkedAt
+		var text string
+		if err := rows.Scan(&k.Partition, &k.Key, &text); err != nil {
+			return err
+		}
+		p.waiting[k], err = parseSeen(text)
+		return err
+	}, `SELECT part, pkey, seen FROM carebus_parked WHERE grp = $1 AND part >= $2`, group, FirstLane)
+	return p, err
+}
+
 // LockPositions reads a group's positions and holds them still until the transaction ends: a member that is about to
 // commit waits, and finds what the transaction has done.
 func LockPositions(ctx context.Context, tx *eventstore.Tx, group string, partitions int) (Positions, error) {

@@ -23,6 +23,8 @@ type Transport interface {
 	Place(lane int) (topic string, partition int)
 	// LaneAt is the opposite of Place. ok is false when there is no such lane.
 	LaneAt(topic string, partition int) (lane int, ok bool)
+	// LaneOf returns the lane that events of a type and key lie in, if their topic was used here.
+	LaneOf(eventType, key string) (lane int, ok bool)
 	// RelayGroup is the group, on the store, that brings this store's events to the transport.
 	RelayGroup() string
 	// Log is the name that the events of a partition of this store have in lanes; see Origin.

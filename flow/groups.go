@@ -11,8 +11,8 @@ import (
 
 // Group is a consumer group: what it wants, and how far it has come.
 type Group struct {
-	Status    bus.GroupStatus
-	Positions bus.Positions
+	Status   bus.GroupStatus
+	Progress bus.Progress
 }
 
 // ReadGroups returns every group that has ever run on the store, by name. It reads the groups' own tables, not the log.
@@ -24,7 +24,7 @@ func ReadGroups(ctx context.Context, store *eventstore.Store, b *bus.Bus) ([]Gro
 	out := make([]Group, len(all))
 	err = store.View(ctx, func(q eventstore.Querier) error {
 		for i, s := range all {
-			p, err := bus.ReadPositions(ctx, q, s.Name, store.Partitions())
+			p, err := b.Progress(ctx, q, s.Name)
 			if err != nil {
 				return err
 			}
@@ -38,16 +38,6 @@ func ReadGroups(ctx context.Context, store *eventstore.Store, b *bus.Bus) ([]Gro
 // wants reports whether the group has a handler for a type of event.
 func (g *Group) wants(eventType string) bool {
 	return slices.ContainsFunc(g.Status.Patterns, func(p string) bool { return bus.Matches(p, eventType) })
-}
-
-// passed reports whether the group is done with an event that it wants: its checkpoint lies behind the event, and the
-// event's key is not parked at it or before it.
-func (g *Group) passed(partition int, offset int64, key string) bool {
-	if partition < 0 || partition >= len(g.Positions.Next) || offset >= g.Positions.Next[partition] {
-		return false
-	}
-	head, parked := g.Positions.Parked[bus.ParkedAt{Partition: partition, Key: key}]
-	return !parked || offset < head
 }
 
 // handling says of every event which of the groups have handled it, and for which it waits.
@@ -64,7 +54,7 @@ func (f *Flow) handling(groups []Group) {
 			name := groups[g].Status.Name
 			switch {
 			case !groups[g].wants(e.Type) || gaveUp[name]:
-			case groups[g].passed(e.Partition, e.Offset, e.Key):
+			case groups[g].Progress.Passed(e.Type, e.Partition, e.Offset, e.Key):
 				e.HandledBy = append(e.HandledBy, name)
 			default:
 				e.WaitingFor = append(e.WaitingFor, name)

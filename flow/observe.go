@@ -166,7 +166,7 @@ func (x *observer) see(r eventstore.Record) {
 		c.recent++
 	}
 	for _, g := range x.wants(r.Type) {
-		if x.groups[g].passed(r.Partition, r.Offset, r.PartitionKey) {
+		if x.groups[g].Progress.Passed(r.Type, r.Partition, r.Offset, r.PartitionKey) {
 			x.handled[g]++
 		} else {
 			x.pending[g]++

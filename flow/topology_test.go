@@ -26,8 +26,8 @@ import (
 // group is a group that is past next in every one of four partitions.
 func group(name string, next int64, patterns ...string) flow.Group {
 	return flow.Group{
-		Status:    bus.GroupStatus{Name: name, State: "running", Patterns: patterns},
-		Positions: bus.Positions{Next: []int64{next, next, next, next}, Parked: map[bus.ParkedAt]int64{}},
+		Status:   bus.GroupStatus{Name: name, State: "running", Patterns: patterns},
+		Progress: bus.Progress{Positions: bus.Positions{Next: []int64{next, next, next, next}, Parked: map[bus.ParkedAt]int64{}}},
 	}
 }
 
@@ -92,9 +92,9 @@ func TestObserve(t *testing.T) {
 	late := group("payer", 0, "priorauth.request.*")
 	late.Status.Lag, late.Status.ParkedKeys = 4, 1
 	groups := []flow.Group{group("views", 99, "**"), group("prior-auth", 99, "medication.prescription.created"), late}
-	groups[1].Positions.Next = make([]int64, s.Partitions())
-	for p := range groups[1].Positions.Next {
-		groups[1].Positions.Next[p] = 99
+	groups[1].Progress.Next = make([]int64, s.Partitions())
+	for p := range groups[1].Progress.Next {
+		groups[1].Progress.Next[p] = 99
 	}
 	x, err := flow.Observe(t.Context(), s, groups, nil)
 	if err != nil {
@@ -304,7 +304,7 @@ func TestHandledBy(t *testing.T) {
 		records[i].Partition, records[i].Offset = 1, int64(i)
 	}
 	parked := group("label-printer", 99, "medication.prescription.filled")
-	parked.Positions.Parked[bus.ParkedAt{Partition: 1, Key: "RX-1"}] = 5
+	parked.Progress.Parked[bus.ParkedAt{Partition: 1, Key: "RX-1"}] = 5
 	f := flow.Build(records, group("mailer", 99, "priorauth.**"), group("views", 4, "priorauth.**"), parked)
 	if e := f.Events[1]; !cmp.Equal(e.HandledBy, []string{"mailer", "views"}) || e.WaitingFor != nil {
 		t.Errorf("submitted: %v, %v", e.HandledBy, e.WaitingFor)

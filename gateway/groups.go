@@ -198,11 +198,18 @@ func (g *Gateway) targetOf(name, text string) (bus.Target, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return bus.Since(t), nil
 	}
+	topic := ""
+	if i := strings.LastIndexByte(text, '/'); i > 0 {
+		topic, text = text[:i], text[i+1:]
+	}
 	part, offset, ok := strings.Cut(text, ":")
 	p, err1 := strconv.Atoi(part)
 	o, err2 := strconv.ParseInt(offset, 10, 64)
-	if !ok || err1 != nil || err2 != nil || p < 0 || p >= g.p.Store().Partitions() || o < 0 {
-		return bus.Target{}, badRequest("%s: give beginning, end, an RFC 3339 time, or PARTITION:OFFSET with a partition below %d", name, g.p.Store().Partitions())
+	if !ok || err1 != nil || err2 != nil || p < 0 || topic == "" && p >= g.p.Store().Partitions() || o < 0 {
+		return bus.Target{}, badRequest("%s: give beginning, end, an RFC 3339 time, PARTITION:OFFSET with a partition below %d, or TOPIC/PARTITION:OFFSET of a group that reads topics", name, g.p.Store().Partitions())
+	}
+	if topic != "" {
+		return bus.AtTopic(topic, p, o), nil
 	}
 	return bus.At(p, o), nil
 }

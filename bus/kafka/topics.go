@@ -101,6 +101,17 @@ func (t *Transport) LaneAt(name string, partition int) (int, bool) {
 	return k.lane(partition), ok && partition >= 0 && partition < k.partitions
 }
 
+// LaneOf returns the lane that events of a type and key lie in.
+func (t *Transport) LaneOf(eventType, key string) (int, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.known[t.opts.Prefix+domain(eventType)]
+	if !ok {
+		return 0, false
+	}
+	return k.lane(eventstore.PartitionOf(key, k.partitions)), true
+}
+
 func domain(eventType string) string {
 	d, _, _ := strings.Cut(eventType, ".")
 	return d
@@ -345,12 +356,17 @@ func (t *Transport) loadTopics(ctx context.Context) error {
 	})
 }
 
+// answerTime is how long brokers have to answer a question: a person may wait for it.
+const answerTime = 10 * time.Second
+
 // Bounds returns where lanes begin and end.
 func (t *Transport) Bounds(ctx context.Context, lanes []int) (map[int]bus.Bounds, error) {
 	topics := t.topicsOf(lanes)
 	if len(topics) == 0 {
 		return map[int]bus.Bounds{}, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	starts, err := t.admin.ListStartOffsets(ctx, topics...)
 	if err != nil {
 		return nil, err
@@ -374,6 +390,8 @@ func (t *Transport) Bounds(ctx context.Context, lanes []int) (map[int]bus.Bounds
 
 // OffsetsAt returns where lanes were at a time, by the time that the relay sent the events.
 func (t *Transport) OffsetsAt(ctx context.Context, lanes []int, at time.Time) (map[int]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	found, err := t.admin.ListOffsetsAfterMilli(ctx, at.UnixMilli(), t.topicsOf(lanes)...)
 	if err != nil {
 		return nil, err

@@ -166,25 +166,19 @@ func oneLetter(ctx context.Context, b *bus.Bus, group, key string) (bus.DeadLett
 }
 
 // waitingEvents reads what waits of a parked key, the failed event first.
-func waitingEvents(ctx context.Context, p *carebus.Platform, b *bus.Bus, d bus.DeadLetter, limit int) ([]eventstore.Record, error) {
-	g, err := b.Group(ctx, d.Group)
-	if err != nil {
-		return nil, err
-	}
-	batch, err := p.Store().Partition(ctx, eventstore.PartitionQuery{
-		Partition: d.Partition, From: d.Head, To: d.Tail + 1, Key: d.Key, Match: matchAny(g.Patterns), Limit: limit,
-	})
-	if err == nil && len(batch.Records) == 0 {
+func waitingEvents(ctx context.Context, b *bus.Bus, d bus.DeadLetter, limit int) ([]eventstore.Record, error) {
+	records, err := b.Waiting(ctx, d, limit)
+	if err == nil && len(records) == 0 {
 		err = fmt.Errorf("the events of group %s, key %s are not in the log; run carebus verify", d.Group, d.Key)
 	}
-	return batch.Records, err
+	return records, err
 }
 
 func readLetter(ctx context.Context, p *carebus.Platform, b *bus.Bus, group, key string, reveal bool) (page letterPage, err error) {
 	if page.DeadLetter, err = oneLetter(ctx, b, group, key); err != nil {
 		return page, err
 	}
-	records, err := waitingEvents(ctx, p, b, page.DeadLetter, maxWaiting+1)
+	records, err := waitingEvents(ctx, b, page.DeadLetter, maxWaiting+1)
 	if err != nil {
 		return page, err
 	}

@@ -171,7 +171,7 @@ func (a *app) correct(ctx context.Context, cmd *cobra.Command, p *carebus.Platfo
 	if err != nil {
 		return err
 	}
-	records, err := waitingEvents(ctx, p, p.Bus(), d, 1)
+	records, err := waitingEvents(ctx, p.Bus(), d, 1)
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,11 @@ func (a *app) printGroup(cmd *cobra.Command, g bus.GroupStatus) error {
 	}
 	rows := [][]string{}
 	for _, p := range g.Partitions {
-		rows = append(rows, []string{fmt.Sprint(p.Partition), fmt.Sprint(p.Next), fmt.Sprint(p.Head), fmt.Sprint(p.Head - p.Next), p.Owner})
+		name := fmt.Sprint(p.Partition)
+		if p.Topic != "" {
+			name = p.Topic + "/" + name
+		}
+		rows = append(rows, []string{name, fmt.Sprint(p.Next), fmt.Sprint(p.Head), fmt.Sprint(p.Head - p.Next), p.Owner})
 	}
 	fmt.Fprintln(w)
 	return a.table(w, []string{"partition", "next", "head", "lag", "owner"}, rows)
@@ -227,15 +231,17 @@ func seekPreview(ctx context.Context, p *carebus.Platform, group, to string, pla
 	if err != nil {
 		return "", err
 	}
-	targets, err := place.offsets(ctx, p.Store())
+	targets, err := p.Bus().Resolve(ctx, group, place.target())
 	if err != nil {
 		return "", err
 	}
 	var again, skipped int64
-	for _, s := range g.Partitions {
-		if t := targets[s.Partition]; t >= 0 {
-			again += max(0, s.Next-t)
-			skipped += max(0, t-s.Next)
+	for _, t := range targets {
+		for _, s := range g.Partitions {
+			if s.Topic == t.Topic && s.Partition == t.Partition {
+				again += max(0, s.Next-t.Offset)
+				skipped += max(0, t.Offset-s.Next)
+			}
 		}
 	}
 	what := fmt.Sprintf("Group %s moves to %s: %s handled again, %s skipped for good, as far as its patterns fit.", group, to, plural(again, "event"), plural(skipped, "event"))

@@ -13,6 +13,7 @@ import (
 
 // position is a place in the log as a command line names it.
 type position struct {
+	topic     string
 	kind      positionKind
 	time      time.Time
 	partition int
@@ -28,10 +29,10 @@ const (
 	atOffset
 )
 
-const positionHelp = "beginning, now, a time (2026-03-01T10:00:00Z or 2026-03-01), a time ago (-1h, -30m, -7d) or PARTITION:OFFSET"
+const positionHelp = "beginning, now, a time (2026-03-01T10:00:00Z or 2026-03-01), a time ago (-1h, -30m, -7d) or PARTITION:OFFSET, or TOPIC/PARTITION:OFFSET of a group that reads topics"
 
 var (
-	offsetForm = regexp.MustCompile(`^(\d{1,9}):(\d{1,18})$`)
+	offsetForm = regexp.MustCompile(`^(?:([A-Za-z0-9._-]+)/)?(\d{1,9}):(\d{1,18})$`)
 	daysForm   = regexp.MustCompile(`^(\d{1,6})d$`)
 )
 
@@ -44,9 +45,9 @@ func parsePosition(flag, s string, now time.Time) (position, error) {
 		return position{kind: atEnd}, nil
 	}
 	if m := offsetForm.FindStringSubmatch(s); m != nil {
-		p, _ := strconv.Atoi(m[1]) // the form allows nothing that does not fit
-		o, _ := strconv.ParseInt(m[2], 10, 64)
-		return position{kind: atOffset, partition: p, offset: o}, nil
+		p, _ := strconv.Atoi(m[2]) // the form allows nothing that does not fit
+		o, _ := strconv.ParseInt(m[3], 10, 64)
+		return position{kind: atOffset, topic: m[1], partition: p, offset: o}, nil
 	}
 	t, err := parseTime(flag, s, now)
 	if err != nil {
@@ -82,6 +83,9 @@ func (p position) target() bus.Target {
 	case atTime:
 		return bus.Since(p.time)
 	case atOffset:
+		if p.topic != "" {
+			return bus.AtTopic(p.topic, p.partition, p.offset)
+		}
 		return bus.At(p.partition, p.offset)
 	}
 	return bus.Beginning()
@@ -95,6 +99,9 @@ func (p position) offsets(ctx context.Context, s *eventstore.Store) ([]int64, er
 	case atTime:
 		return s.OffsetsAt(ctx, p.time)
 	case atOffset:
+		if p.topic != "" {
+			return nil, usagef("topic %s: this reads the store; give PARTITION:OFFSET", p.topic)
+		}
 		if p.partition >= s.Partitions() {
 			return nil, notFoundf("no partition %d; the store has partitions 0 to %d", p.partition, s.Partitions()-1)
 		}

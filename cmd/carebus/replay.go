@@ -135,32 +135,42 @@ func (a *app) printReplay(cmd *cobra.Command, r replayReport) error {
 
 // replayed counts the events between two places, up to where the group is.
 func replayed(ctx context.Context, p *carebus.Platform, status bus.GroupStatus, from, to position) (events int64, err error) {
-	starts, err := from.offsets(ctx, p.Store())
+	type place struct {
+		topic     string
+		partition int
+	}
+	read := func(to bus.Target) (map[place]int64, error) {
+		at, err := p.Bus().Resolve(ctx, status.Name, to)
+		out := map[place]int64{}
+		for _, one := range at {
+			out[place{one.Topic, one.Partition}] = one.Offset
+		}
+		return out, err
+	}
+	starts, err := read(from.target())
 	if err != nil {
 		return 0, err
 	}
-	ends, err := to.offsets(ctx, p.Store())
+	ends, err := read(to.target())
 	if err != nil {
 		return 0, err
 	}
-	heads, err := p.Store().Heads(ctx)
+	heads, err := read(bus.End())
 	if err != nil {
 		return 0, err
 	}
 	if status.Replay == nil { // in a replay the group is behind where it will go on
 		for _, s := range status.Partitions {
-			heads[s.Partition] = min(heads[s.Partition], s.Next)
+			at := place{s.Topic, s.Partition}
+			heads[at] = min(heads[at], s.Next)
 		}
 	}
-	for i := range starts {
-		if starts[i] < 0 {
-			continue
+	for at, start := range starts {
+		end := heads[at]
+		if bound, ok := ends[at]; ok {
+			end = min(end, bound)
 		}
-		end := heads[i]
-		if ends[i] >= 0 {
-			end = min(end, ends[i])
-		}
-		events += max(0, end-starts[i])
+		events += max(0, end-start)
 	}
 	return events, nil
 }
