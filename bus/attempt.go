@@ -161,7 +161,7 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 
 // verdict is the failure that is known before the handler runs.
 func (w *worker) verdict(it *item) error {
-	if it.rec.Offset == w.handling && w.deaths >= suspectDeaths {
+	if it.rec.Offset == w.handling && w.deaths >= suspectDeaths && w.g.handlers[0].forward == nil {
 		return &classified{Suspect, fmt.Errorf("the process died %d times while handling this event; look for memory, stack or time without bound, then redrive", w.deaths)}
 	}
 	if it.err != nil {

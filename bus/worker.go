@@ -63,7 +63,7 @@ func newWorker(g *group, c claim, fenced func(int)) *worker {
 		fenced: fenced, refreshed: make(chan struct{}, 1), stopped: make(chan struct{}), done: make(chan struct{}),
 	}
 	w.lane = lane{gap: -1, text: c.seen, resume: c.resumeSeen}
-	if c.unclean {
+	if c.unclean && g.handlers[0].forward == nil { // who hands runs of events on does nothing by one that it could die of
 		w.doubt = c.next + int64(g.set.batch)
 	}
 	return w

@@ -2,12 +2,14 @@ package console_test
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/carebus/carebus/catalog/platform"
+	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 )
 
@@ -155,6 +157,58 @@ func TestPaging(t *testing.T) {
 	}
 }
 
+// TestLongFlow goes through a flow of more events than a page looks at, and sees each once. The page of an event far behind
+// in it knows what it has caused.
+func TestLongFlow(t *testing.T) {
+	s := newSite(t, nil, nil)
+	noteSchema(t, s.p)
+	const n = 1300
+	events := make([]event.Event, n)
+	for i := range events {
+		cause := ""
+		if i > 0 {
+			cause = fmt.Sprint("x", i-1)
+		}
+		events[i] = noted(fmt.Sprint("x", i), "K1", "long", cause, "imported")
+	}
+	if _, err := s.p.Store().Append(context.Background(), "", eventstore.AnyVersion, events...); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/console/flows/long?show=table", "/console/flows/long?show=tree", "/console/flows/long?show=table&limit=1000"} {
+		seen := map[string]int{}
+		next, pages := path, 0
+		for ; next != "" && pages < 20; pages++ {
+			p := s.get(next)
+			if p.status != 200 {
+				t.Fatal(p.text)
+			}
+			if pages == 0 {
+				s.wants(p, 200, "or more events are drawn", "of a long flow")
+			}
+			s.lacks(p, "cause not stored")
+			for _, part := range strings.Split(p.text, `data-row data-domain="test" href="/console/events/`)[1:] {
+				id, _, _ := strings.Cut(part, `"`)
+				seen[id]++
+			}
+			next = strings.ReplaceAll(between(p.text, `rel="next" href="`, `"`), "&amp;", "&")
+		}
+		for i := range n {
+			if seen[fmt.Sprint("x", i)] != 1 {
+				t.Fatalf("%s, in %d pages: x%d was seen %d times", path, pages, i, seen[fmt.Sprint("x", i)])
+			}
+		}
+	}
+	s.wants(s.get("/console/flows/long?after=yesterday"), 400, "after: give a time")
+	s.wants(s.get("/console/events/x0"), 200, "/console/events/x1", "The flow is long")
+	s.wants(s.get("/console/events/x1200"), 200, "/console/events/x1199", "/console/events/x1201", "after its cause")
+	s.wants(s.get("/console/events/x1299"), 200, "Nothing names this event as its cause")
+	s.wants(s.get("/console/search?correlation=long&limit=10"), 200, "/console/events/x0", "The oldest first.")
+	s.wants(s.get("/console/compare?a=long&b=long"), 200, "600 events")
+	s.wants(s.get("/v1/flows/long?most=1299"), 200, `"more":true`)
+	s.lacks(s.get("/v1/flows/long?most=1300"), `"more":true`)
+	s.wants(s.get("/v1/flows/long?most=0"), 422)
+}
+
 func TestReveal(t *testing.T) {
 	s := everything(t)
 	var id string
@@ -164,34 +218,18 @@ func TestReveal(t *testing.T) {
 		}
 		id = r.ID
 	}
-	revealed := func() (out []platform.FieldRevealed) {
-		t.Helper()
-		records, err := s.p.Store().Type(context.Background(), eventstore.TypeQuery{Type: platform.FieldRevealedV1.Type(), Limit: 100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range records {
-			var told platform.FieldRevealed
-			if err := json.Unmarshal(r.Payload, &told); err != nil {
-				t.Fatal(err)
-			}
-			out = append(out, told)
-		}
-		return out
-	}
 	path := "/console/events/" + id + "/reveal"
 	s.wants(s.post(path, url.Values{"purpose": {"treatment"}}), 422)
 	s.wants(s.post(path, url.Values{"reason": {"patient on the phone"}, "purpose": {"curiosity"}}), 422)
-	if n := len(revealed()); n != 0 {
+	if n := len(s.revealed()); n != 0 {
 		t.Fatalf("%d reveals were recorded that did not happen", n)
 	}
 	form := url.Values{"reason": {"patient on the phone"}, "purpose": {"treatment"}}
 	s.wants(s.post(path, form), 200, "Zebedee", "Quixote")
 	s.lacks(s.get("/console/events/"+id), "Zebedee")
 	s.wants(s.post("/console/entities/patient.record/P1/reveal", form), 200, "Zebedee")
-	s.wants(s.post("/console/failure/reveal", url.Values{"group": {"notes"}, "key": {"K2"}, "reason": {"look"}, "purpose": {"support"}}), 200, "cannot take the note of Zebedee")
-	told := revealed()
-	if len(told) < 3 {
+	told := s.revealed()
+	if len(told) < 2 {
 		t.Fatalf("%d reveals were recorded", len(told))
 	}
 	first := told[0]
@@ -199,6 +237,39 @@ func TestReveal(t *testing.T) {
 		t.Errorf("%+v", first)
 	}
 	s.wants(s.get("/console/audit?kind=reveals"), 200, "platform.field.revealed", "patient on the phone")
+}
+
+// TestRevealError: the text of a failure's error, which may quote protected values, is shown for a purpose and a reason only,
+// once, and first it is recorded who sees it and why.
+func TestRevealError(t *testing.T) {
+	s := everything(t)
+	const text = "cannot take the note of Zebedee"
+	letter := "/console/failure?group=notes&key=K2"
+	form := func(purpose, reason string) url.Values {
+		return url.Values{"group": {"notes"}, "key": {"K2"}, "purpose": {purpose}, "reason": {reason}}
+	}
+	for _, wrong := range []url.Values{form("support", ""), form("support", "  "), form("", "look"), form("curiosity", "look")} {
+		p := s.post("/console/failure/reveal", wrong)
+		s.wants(p, 422)
+		s.lacks(p, text)
+	}
+	s.wants(s.post("/console/failure/reveal", url.Values{"group": {"notes"}, "key": {"K1"}, "purpose": {"support"}, "reason": {"look"}}), 404) // not parked
+	if n := len(s.revealed()); n != 0 {
+		t.Fatalf("%d reveals were recorded that did not happen", n)
+	}
+	s.lacks(s.get(letter), text)
+	s.wants(s.post("/console/failure/reveal", form("support", "the partner asks")), 200, text)
+	s.lacks(s.get(letter), text) // the next look is masked again
+	told := s.revealed()
+	i := slices.IndexFunc(told, func(f platform.FieldRevealed) bool { return f.Reason != nil && *f.Reason == "the partner asks" })
+	if i < 0 {
+		t.Fatalf("the reveal was not recorded with its reason: %+v", told)
+	}
+	if f := told[i]; f.EventID != "n3" || *f.EventType != "test.note.made" || *f.Purpose != "support" || f.Actor == "" || !slices.Contains(f.Fields, "error") {
+		t.Errorf("%+v", f)
+	}
+	s.wants(s.get("/console/audit?kind=reveals"), 200, "platform.field.revealed", "the partner asks")
+	s.lacks(s.get("/console/audit?kind=reveals"), "Zebedee")
 }
 
 func TestCorrectAndRedrive(t *testing.T) {
@@ -223,8 +294,7 @@ func TestCorrectAndRedrive(t *testing.T) {
 	s.publish(noted("p1", "K3", "flow-3", "", "poison"))
 	s.until("K3 is parked", func() bool { return s.parked("K3") })
 	preview := s.get("/console/redrive?group=notes")
-	_, rest, _ := strings.Cut(preview.text, `name="before" value="`)
-	before, _, _ := strings.Cut(rest, `"`)
+	before := between(preview.text, `name="before" value="`, `"`)
 	redrive := url.Values{"group": {"notes"}, "before": {before}, "keys": {"1"}}
 	s.wants(s.post("/console/redrive", redrive), 422, "say why")
 	redrive.Set("reason", "try")

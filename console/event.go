@@ -23,8 +23,8 @@ type eventView struct {
 	Raw      json.RawMessage // the envelope, with the payload as it is shown
 	Causes   []record        // the chain of causes, the first one first
 	Effects  []flow.Event
-	More     int // effects that are not listed
-	Flow     *flow.Flow
+	More     int  // effects that are not listed
+	Cut      bool // the flow is long: effects were looked for among the next events of it
 	Self     *flow.Event
 	Took     time.Duration
 	Schema   schema.Document
@@ -75,16 +75,22 @@ func (q *request) showEvent(id, reason string) (*view, error) {
 		d.Causes = append(d.Causes, r)
 		cause = r.Metadata.CausationID
 	}
+	if len(d.Causes) > 0 && d.Causes[0].Metadata.CorrelationID == m.CorrelationID {
+		d.Took = max(0, d.RecordedAt.Sub(d.Causes[0].RecordedAt))
+	}
 	slices.Reverse(d.Causes)
-	var f flow.Flow
-	if err := q.get("/v1/flows/"+url.PathEscape(m.CorrelationID), url.Values{"groups": {"true"}, "all": {"true"}}, &f); err == nil {
-		d.Flow = &f
+	f, err := q.readFlow(m.CorrelationID, true, true, time.Time{}, mostOfFlow)
+	if err == nil && f.More { // a long one: what this event has caused lies behind it
+		f, err = q.readFlow(m.CorrelationID, true, true, d.RecordedAt.Add(-time.Microsecond), mostOfFlow)
+	}
+	if err == nil {
+		d.Cut = f.More
 		for i := range f.Events {
 			e := &f.Events[i]
 			if e.EventID != id {
 				continue
 			}
-			d.Self, d.Took = e, time.Duration(e.TookMs*float64(time.Millisecond))
+			d.Self = e
 			for _, n := range e.Effects[:min(len(e.Effects), 50)] {
 				d.Effects = append(d.Effects, f.Events[n])
 			}

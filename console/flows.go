@@ -78,6 +78,8 @@ type flowView struct {
 	Show      string // sequence, tree, table
 	Limit     int
 	Drawn     int
+	After     string // recorded after this time: a later part of a long flow
+	Behind    string // when the last one drawn was recorded; empty when there are none behind it
 	SVG       template.HTML
 	Tree      []treeRow
 	Sagas     []saga.Detail
@@ -96,8 +98,12 @@ type treeRow struct {
 // Pad is the class of a row's depth; deeper rows stand as far in as the deepest.
 func (t treeRow) Pad() string { return "d" + strconv.Itoa(min(t.Depth, 16)) }
 
-func (q *request) readFlow(id string, all, groups bool) (*flow.Flow, error) {
-	query := url.Values{}
+// readFlow reads a flow's events, most at most: those recorded after a time.
+func (q *request) readFlow(id string, all, groups bool, after time.Time, most int) (*flow.Flow, error) {
+	query := url.Values{"most": {strconv.Itoa(most)}}
+	if !after.IsZero() {
+		query.Set("after", after.UTC().Format(time.RFC3339Nano))
+	}
 	if all {
 		query.Set("all", "true")
 	}
@@ -111,6 +117,10 @@ func (q *request) readFlow(id string, all, groups bool) (*flow.Flow, error) {
 	return &f, nil
 }
 
+// mostOfFlow bounds what a page looks at of one flow: an import makes a whole life one, and the page is asked for again and
+// again while it is looked at.
+const mostOfFlow = 500
+
 func (q *request) flow() (*view, error) {
 	d := flowView{ID: q.path("id"), All: q.q.Get("all") != "", Groups: q.q.Get("groups") != "", Show: q.q.Get("show"), Mark: q.q.Get("mark")}
 	if !slices.Contains([]string{"sequence", "tree", "table"}, d.Show) {
@@ -120,7 +130,14 @@ func (q *request) flow() (*view, error) {
 	if n, err := strconv.Atoi(q.q.Get("limit")); err == nil {
 		d.Limit = min(max(n, 1), 1000)
 	}
-	f, err := q.readFlow(d.ID, d.All, d.Groups)
+	var after time.Time
+	if d.After = q.q.Get("after"); d.After != "" {
+		var err error
+		if after, err = time.Parse(time.RFC3339Nano, d.After); err != nil {
+			return nil, problem(http.StatusBadRequest, "after: give a time such as 2026-11-27T10:00:00.25Z")
+		}
+	}
+	f, err := q.readFlow(d.ID, d.All, d.Groups, after, max(mostOfFlow, d.Limit))
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +146,9 @@ func (q *request) flow() (*view, error) {
 		d.Mark = d.ID // reached by one of its events
 	}
 	d.Drawn = min(len(f.Events), d.Limit)
+	if d.Drawn > 0 && (d.Drawn < len(f.Events) || f.More) {
+		d.Behind = f.Events[d.Drawn-1].RecordedAt.Format(time.RFC3339Nano)
+	}
 	if d.Sagas, err = q.sagasOf(f.CorrelationID); err != nil {
 		return nil, err
 	}
@@ -171,7 +191,7 @@ func (q *request) sagasOf(correlation string) ([]saga.Detail, error) {
 	if !q.caller().MayAll(auth.Read, "platform.saga.*") {
 		return nil, nil
 	}
-	records, err := q.p.Store().Correlation(q.ctx(), correlation, time.Time{}, 5000)
+	records, err := q.p.Store().Correlation(q.ctx(), correlation, time.Time{}, mostOfFlow)
 	if err != nil {
 		return nil, err
 	}
@@ -298,15 +318,15 @@ func (q *request) compare() (*view, error) {
 		return v, nil
 	}
 	v.CLI = []string{command("flow", a), command("flow", b)}
-	fa, err := q.readFlow(a, false, false)
+	fa, err := q.readFlow(a, false, false, time.Time{}, mostCompared)
 	if err != nil {
 		return nil, err
 	}
-	fb, err := q.readFlow(b, false, false)
+	fb, err := q.readFlow(b, false, false, time.Time{}, mostCompared)
 	if err != nil {
 		return nil, err
 	}
-	rows := align(fa.Events[:min(len(fa.Events), mostCompared)], fb.Events[:min(len(fb.Events), mostCompared)])
+	rows := align(fa.Events, fb.Events)
 	same := 0
 	var fork *compared
 	for i := range rows {
@@ -317,7 +337,7 @@ func (q *request) compare() (*view, error) {
 		}
 	}
 	d["FA"], d["FB"], d["Rows"], d["Same"], d["Fork"] = fa, fb, rows, same, fork
-	d["Cut"] = max(len(fa.Events), len(fb.Events)) > mostCompared
+	d["Cut"] = fa.More || fb.More
 	v.API = "/v1/flows/" + url.PathEscape(a)
 	return v, nil
 }

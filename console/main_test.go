@@ -23,6 +23,7 @@ import (
 	"github.com/carebus/carebus/event"
 	"github.com/carebus/carebus/eventstore"
 	"github.com/carebus/carebus/gateway"
+	"github.com/carebus/carebus/projection"
 	"github.com/carebus/carebus/schema"
 )
 
@@ -58,8 +59,14 @@ func (j jar) Cookies(*url.URL) (out []*http.Cookie) {
 // newSite serves a console; handle may join groups before the platform runs. door may be nil.
 func newSite(t testing.TB, door *auth.Door, handle func(p *carebus.Platform) error) *site {
 	t.Helper()
+	return newSiteAt(t, t.TempDir()+"/console.db", door, handle)
+}
+
+// newSiteAt serves a console over the store in a file, which knows the definitions of some read models.
+func newSiteAt(t testing.TB, path string, door *auth.Door, handle func(p *carebus.Platform) error, models ...*projection.Definition) *site {
+	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	p, err := carebus.Open(context.Background(), "sqlite:"+t.TempDir()+"/console.db", &carebus.Options{Logger: quiet})
+	p, err := carebus.Open(context.Background(), "sqlite:"+path, &carebus.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +81,7 @@ func newSite(t testing.TB, door *auth.Door, handle func(p *carebus.Platform) err
 	o := &console.Options{
 		States:    map[string]gateway.State{"patient.record": fold},
 		Histories: map[string]console.History{"patient.record": history},
-		Story:     story, Local: door == nil, Logger: quiet,
+		Story:     story, Projections: models, Local: door == nil, Logger: quiet,
 	}
 	c := console.New(ctx, p, o)
 	g, err := gateway.New(ctx, p, &gateway.Options{Door: door, Mount: c.Mounts(), States: o.States, Logger: quiet})
@@ -294,6 +301,26 @@ func (s *site) until(what string, holds func() bool) {
 			s.t.Fatalf("%s: %v", what, err)
 		}
 	}
+}
+
+// asked asks for a page until it says something: for what no commit tells of.
+func (s *site) asked(path, text string) page {
+	s.t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		p := s.get(path)
+		if strings.Contains(strings.ReplaceAll(p.text, "<wbr>", ""), text) {
+			return p
+		}
+	}
+	s.t.Fatalf("%s never says %q", path, text)
+	return page{}
+}
+
+// between is the first text between two others.
+func between(text, before, after string) string {
+	_, text, _ = strings.Cut(text, before)
+	text, _, _ = strings.Cut(text, after)
+	return text
 }
 
 func (s *site) parked(key string) bool {

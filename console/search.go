@@ -53,6 +53,7 @@ func (q *request) search() (*view, error) {
 		Page   recordPage
 		Next   string // address of the next page
 		Cursor bool
+		Oldest bool // first
 		Types  []string
 	}
 	d.Q = map[string]string{}
@@ -85,6 +86,10 @@ func (q *request) search() (*view, error) {
 	if c := q.q.Get("cursor"); c != "" {
 		d.Cursor = true
 		ask.Set("cursor", c)
+	}
+	if d.Q["correlation"] != "" {
+		d.Oldest = true // a flow is read from its beginning, and a long one by its index
+		ask.Set("order", "oldest")
 	}
 	ask.Set("payload", "none")
 	var err error

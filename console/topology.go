@@ -73,7 +73,7 @@ func (c *Console) observe(ctx context.Context) (*flow.Topology, error) {
 	if err != nil {
 		return nil, err
 	}
-	return flow.Observe(ctx, c.p.Store(), groups, nil)
+	return flow.Observe(ctx, c.p.Store(), groups, &flow.ObserveOptions{CountTo: 1}) // the page tells which types there are, not how many
 }
 
 // mapNode is a box of the drawn topology.

@@ -32,18 +32,39 @@ const buckets = 48
 func (t *traffic) bars(ctx context.Context, s *eventstore.Store, span time.Duration, now time.Time) ([]bar, error) {
 	step := span / buckets
 	end := now.Truncate(step).Add(step)
-	out := make([]bar, buckets)
-	var before int64
-	for i := range buckets + 1 {
-		edge := end.Add(-step * time.Duration(buckets-i))
-		n, err := t.count(ctx, s, edge, now)
-		if err != nil {
+	edge := func(i int) time.Time { return end.Add(-step * time.Duration(buckets-i)) }
+	var before [buckets + 1]int64 // events recorded before each edge
+	for _, i := range []int{0, buckets} {
+		var err error
+		if before[i], err = t.count(ctx, s, edge(i), now); err != nil {
 			return nil, err
 		}
-		if i > 0 {
-			out[i-1] = bar{From: edge.Add(-step), To: edge, Events: n - before}
+	}
+	// Between two edges with one count there was nothing: what lies between them need not be looked for.
+	var between func(lo, hi int) error
+	between = func(lo, hi int) (err error) {
+		mid := (lo + hi) / 2
+		switch {
+		case mid == lo:
+			return nil
+		case before[lo] == before[hi]:
+			before[mid] = before[lo]
+		default:
+			if before[mid], err = t.count(ctx, s, edge(mid), now); err != nil {
+				return err
+			}
 		}
-		before = n
+		if err := between(lo, mid); err != nil {
+			return err
+		}
+		return between(mid, hi)
+	}
+	if err := between(0, buckets); err != nil {
+		return nil, err
+	}
+	out := make([]bar, buckets)
+	for i := range out {
+		out[i] = bar{From: edge(i), To: edge(i + 1), Events: before[i+1] - before[i]}
 	}
 	return out, nil
 }

@@ -369,8 +369,15 @@ func (s *Store) Correlation(ctx context.Context, id string, after time.Time, lim
 // Type reads the events of one type by timestamp.
 func (s *Store) Type(ctx context.Context, q TypeQuery) ([]Record, error) { return s.d.Type(ctx, q) }
 
-// Types returns the event types present, with the number of events of each.
-func (s *Store) Types(ctx context.Context) (map[string]int64, error) { return s.d.Types(ctx) }
+// Types returns the event types present, with the number of events of each. It counts the entries of an index, about a
+// second for five million events: who asks often, or only which types there are, calls TypesUpTo.
+func (s *Store) Types(ctx context.Context) (map[string]int64, error) { return s.d.Types(ctx, 0) }
+
+// TypesUpTo is Types, but counts up to so many events of each type: its cost is bounded by that, whatever the store holds.
+// most must be positive.
+func (s *Store) TypesUpTo(ctx context.Context, most int64) (map[string]int64, error) {
+	return s.d.Types(ctx, max(most, 1))
+}
 
 // Get returns the event with this id, or ErrNotFound.
 func (s *Store) Get(ctx context.Context, eventID string) (Record, error) {

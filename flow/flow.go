@@ -14,13 +14,14 @@ import (
 // and may be read by many goroutines.
 type Flow struct {
 	CorrelationID string     `json:"correlationId"`
-	Start         time.Time  `json:"start"`      // when the first event was recorded, UTC
-	DurationMs    float64    `json:"durationMs"` // from the first to the last recording
-	Services      []string   `json:"services"`   // event sources, in order of appearance
-	Events        []Event    `json:"events"`     // in the order they were recorded
-	Reactions     []Reaction `json:"reactions"`  // which service reacted to which, in order of appearance
-	Orphans       int        `json:"orphans"`    // events whose cause is not in the flow
-	Failures      int        `json:"failures"`   // events that a group parked or skipped
+	Start         time.Time  `json:"start"`          // when the first event was recorded, UTC
+	DurationMs    float64    `json:"durationMs"`     // from the first to the last recording
+	Services      []string   `json:"services"`       // event sources, in order of appearance
+	Events        []Event    `json:"events"`         // in the order they were recorded
+	Reactions     []Reaction `json:"reactions"`      // which service reacted to which, in order of appearance
+	Orphans       int        `json:"orphans"`        // events whose cause is not in the flow
+	Failures      int        `json:"failures"`       // events that a group parked or skipped
+	More          bool       `json:"more,omitempty"` // a part only was read, and others were recorded behind it; whoever read it says so
 }
 
 // Event is one event of a flow, without its payload.

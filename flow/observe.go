@@ -18,6 +18,9 @@ type ObserveOptions struct {
 	// Last is how many of the latest events are looked at, about; the store's partitions share them by their length.
 	// Negative for all. Default 20,000. It is not used with Since.
 	Last int64
+	// CountTo bounds how many events of each type are counted in the store's index (TypeUse.Stored), so that observing has
+	// a cost that does not grow with the store. Default: all are counted.
+	CountTo int64
 	// Window is the time before At over which rates are taken. Default 1 h.
 	Window time.Duration
 	// At is the present. Default time.Now.
@@ -47,11 +50,19 @@ func (o *ObserveOptions) orDefault() ObserveOptions {
 // 50,000 events, in which causes are found. Payloads are not looked at. o may be nil.
 func Observe(ctx context.Context, store *eventstore.Store, groups []Group, o *ObserveOptions) (*Topology, error) {
 	opts := o.orDefault()
-	stored, err := store.Types(ctx)
+	count := store.Types
+	if opts.CountTo > 0 {
+		count = func(ctx context.Context) (map[string]int64, error) { return store.TypesUpTo(ctx, opts.CountTo) }
+	}
+	stored, err := count(ctx)
 	if err != nil {
 		return nil, err
 	}
-	from, begin, err := lookFrom(ctx, store, opts)
+	heads, err := store.Heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	from, begin, err := lookFrom(ctx, store, heads, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -62,18 +73,18 @@ func Observe(ctx context.Context, store *eventstore.Store, groups []Group, o *Ob
 		}
 		x.see(r)
 	}
-	return x.topology(stored), nil
+	t := x.topology(stored)
+	for _, h := range heads {
+		t.Stored += h
+	}
+	return t, nil
 }
 
 // lookFrom returns the offsets at which the look begins, and the time from which on nothing is missing.
-func lookFrom(ctx context.Context, store *eventstore.Store, o ObserveOptions) (from []int64, begin time.Time, err error) {
+func lookFrom(ctx context.Context, store *eventstore.Store, heads []int64, o ObserveOptions) (from []int64, begin time.Time, err error) {
 	if !o.Since.IsZero() {
 		from, err = store.OffsetsAt(ctx, o.Since)
 		return from, o.Since.UTC(), err
-	}
-	heads, err := store.Heads(ctx)
-	if err != nil {
-		return nil, begin, err
 	}
 	from = make([]int64, len(heads))
 	var total int64
@@ -229,7 +240,6 @@ func (x *observer) topology(stored map[string]int64) *Topology {
 	for name, n := range stored {
 		if n > 0 {
 			use(name).Stored = n
-			t.Stored += n
 		}
 	}
 	keys := slices.SortedFunc(maps.Keys(x.published), func(a, b pubKey) int {

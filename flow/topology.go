@@ -39,7 +39,7 @@ type Published struct {
 // TypeUse is a type of event and its two sides.
 type TypeUse struct {
 	Type      string   `json:"eventType"`
-	Stored    int64    `json:"stored"` // in the whole store
+	Stored    int64    `json:"stored"` // in the whole store, or ObserveOptions.CountTo of them
 	Services  []string `json:"services"`
 	Groups    []string `json:"groups"`
 	PerMinute float64  `json:"perMinute"`

@@ -213,7 +213,7 @@ func (g *Gateway) deadLetterRoutes() {
 		Body struct {
 			bus.DeadLetter
 			Waiting []record `json:"waiting" doc:"The event that failed, and those behind it."`
-			More    bool     `json:"more,omitempty"`
+			More    bool     `json:"more,omitempty" doc:"Others wait behind these. 50 at most are listed, of the next 20,000 places of the partition."`
 		}
 	}
 	register(g, huma.Operation{OperationID: "get-dead-letter", Method: http.MethodGet, Path: "/v1/dead-letters/{group}/{key}", Tags: []string{"dead letters"}, Summary: "A parked key: the failed event, why, and what waits behind it"},
@@ -225,13 +225,11 @@ func (g *Gateway) deadLetterRoutes() {
 				return nil, err
 			}
 			out := &letterShowOut{}
-			records, err := g.letter(ctx, in.Group, in.Key, &out.Body.DeadLetter, 51)
+			records, more, err := g.letter(ctx, in.Group, in.Key, &out.Body.DeadLetter, 50)
 			if err != nil {
 				return nil, err
 			}
-			if out.Body.More = len(records) > 50; out.Body.More {
-				records = records[:50]
-			}
+			out.Body.More = more
 			for _, r := range records {
 				out.Body.Waiting = append(out.Body.Waiting, g.show(r, in.Payload))
 			}
@@ -256,17 +254,22 @@ func (g *Gateway) letters(ctx context.Context, f LetterFilter, limit int) ([]bus
 	return slices.DeleteFunc(letters, func(d bus.DeadLetter) bool { return !c.May(auth.Read, d.EventType) }), err
 }
 
-// letter reads a dead letter and its events.
-func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadLetter, limit int) ([]eventstore.Record, error) {
+// letter reads a dead letter and its events: as many as limit, of a bounded part of the log, and whether more wait behind
+// them. Its tail is the last event that waits.
+func (g *Gateway) letter(ctx context.Context, group, key string, into *bus.DeadLetter, limit int) (records []eventstore.Record, more bool, err error) {
 	letters, err := g.letters(ctx, LetterFilter{Group: group, Key: key}, 1)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if len(letters) == 0 {
-		return nil, notFound("group %s has no such parked key", group)
+		return nil, false, notFound("group %s has no such parked key", group)
 	}
 	*into = letters[0]
-	return g.p.Bus().Waiting(ctx, letters[0], limit)
+	if records, err = g.p.Bus().Waiting(ctx, letters[0], limit); err != nil {
+		return nil, false, err
+	}
+	n := len(records)
+	return records, int64(n) < into.Events && (n == 0 || records[n-1].Offset < into.Tail), nil
 }
 
 // withoutDigits is the shape of an error text.

@@ -44,19 +44,21 @@ func drawingOf(form string, doc any, text, mermaid, svg func(*bytes.Buffer) erro
 
 func (g *Gateway) flowRoutes() {
 	type flowsFlowIn struct {
-		ID     string `path:"id" maxLength:"128" doc:"A correlation id, or the id of an event of the flow."`
-		Format string `query:"format" enum:"json,mermaid,svg,text" default:"json"`
-		Theme  string `query:"theme" enum:"auto,light,dark" default:"auto"`
-		Limit  int    `query:"limit" minimum:"1" maximum:"20000" default:"200" doc:"Events drawn; JSON has all."`
-		All    bool   `query:"all" doc:"The saga engine's own account of steps that went well too."`
-		Groups bool   `query:"groups" doc:"Which groups have handled each event, and which have it before them."`
-		Reveal bool   `query:"reveal" doc:"Show the error texts of failures. They may hold protected values; the caller must be granted to operate."`
+		ID     string    `path:"id" maxLength:"128" doc:"A correlation id, or the id of an event of the flow."`
+		Format string    `query:"format" enum:"json,mermaid,svg,text" default:"json"`
+		Theme  string    `query:"theme" enum:"auto,light,dark" default:"auto"`
+		Limit  int       `query:"limit" minimum:"1" maximum:"20000" default:"200" doc:"Events drawn; JSON has all that were read."`
+		After  time.Time `query:"after" doc:"Read what was recorded after this time only."`
+		Most   int       `query:"most" minimum:"1" maximum:"20000" default:"20000" doc:"Events read, the first recorded first. The member more of the answer says that there are others."`
+		All    bool      `query:"all" doc:"The saga engine's own account of steps that went well too."`
+		Groups bool      `query:"groups" doc:"Which groups have handled each event, and which have it before them."`
+		Reveal bool      `query:"reveal" doc:"Show the error texts of failures. They may hold protected values; the caller must be granted to operate."`
 	}
 	register(g, huma.Operation{OperationID: "get-flow", Method: http.MethodGet, Path: "/v1/flows/{id}", Tags: []string{"flows"}, Summary: "Who caused what in one flow",
 		Description: "The causation tree of a flow, from what the store holds: as JSON, a Mermaid sequence diagram, an SVG or text. Payloads are never in it. Events that the caller may not read are left out.",
 		Responses:   drawings("The flow.")},
 		func(ctx context.Context, in *flowsFlowIn) (*drawing, error) {
-			records, err := g.readFlow(ctx, in.ID)
+			records, more, err := g.readFlow(ctx, in.ID, in.After, in.Most)
 			if err != nil {
 				return nil, err
 			}
@@ -81,6 +83,7 @@ func (g *Gateway) flowRoutes() {
 					return nil, err
 				}
 			}
+			correlation := records[0].CorrelationID
 			if !in.All {
 				records = flow.Without(records, flow.Bookkeeping)
 			}
@@ -93,6 +96,7 @@ func (g *Gateway) flowRoutes() {
 				groups = slices.DeleteFunc(groups, func(of flow.Group) bool { return !c.mayAllOf(auth.Read, of.Status.Patterns) })
 			}
 			f := flow.Build(records, groups...)
+			f.CorrelationID, f.More = correlation, more
 			o := &flow.Options{Limit: in.Limit, Theme: themeOf(in.Theme)}
 			return drawingOf(in.Format, f,
 				func(b *bytes.Buffer) error { return f.WriteTree(b, o) },
@@ -143,17 +147,21 @@ func themeOf(name string) flow.Theme {
 	return flow.Theme(name)
 }
 
-// readFlow reads the records of the flow with this correlation id, or of the event with this id, as far as the caller may.
-func (g *Gateway) readFlow(ctx context.Context, id string) ([]eventstore.Record, error) {
-	records, err := g.p.Store().Correlation(ctx, id, time.Time{}, maxFlow)
+// readFlow reads records of the flow with this correlation id, or of the event with this id, as far as the caller may: those
+// recorded after a time, and no more than most. There may be more.
+func (g *Gateway) readFlow(ctx context.Context, id string, after time.Time, most int) (_ []eventstore.Record, more bool, err error) {
+	records, err := g.p.Store().Correlation(ctx, id, after, most+1)
 	if len(records) == 0 && (err == nil || errors.Is(err, eventstore.ErrNotFound)) {
 		var r eventstore.Record
 		if r, err = g.p.Store().Get(ctx, id); err == nil {
-			records, err = g.p.Store().Correlation(ctx, r.CorrelationID, time.Time{}, maxFlow)
+			records, err = g.p.Store().Correlation(ctx, r.CorrelationID, after, most+1)
 		}
 	}
 	if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
-		return nil, err
+		return nil, false, err
+	}
+	if more = len(records) > most; more {
+		records = records[:most]
 	}
 	match := readable(ctx, auth.Read, []string{"**", "platform.**"})
 	mine := make([]eventstore.Record, 0, len(records))
@@ -166,7 +174,7 @@ func (g *Gateway) readFlow(ctx context.Context, id string) ([]eventstore.Record,
 		if len(records) > 0 {
 			_ = g.deny(ctx, auth.Read, "a flow")
 		}
-		return nil, notFound("no flow and no event has this id")
+		return nil, false, notFound("no flow and no event has this id")
 	}
-	return mine, nil
+	return mine, more, nil
 }

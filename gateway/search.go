@@ -149,7 +149,11 @@ func (g *Gateway) searchLog(ctx context.Context, in *searchInput, w *window, mat
 // searchFlow pages through one flow, which the store has an index of.
 func (g *Gateway) searchFlow(ctx context.Context, in *searchInput, w *window, match func(string) bool, keep func(eventstore.Record) bool, out *page) error {
 	chunk := max(1000, 2*g.p.Store().Partitions())
-	for {
+	for looked := 0; ; looked += chunk {
+		if looked > 0 && looked >= maxFlow { // what it looks for is rare in a long flow
+			out.Body.Next = w.String()
+			return nil
+		}
 		records, err := g.p.Store().Correlation(ctx, in.Correlation, w.after, chunk)
 		if err != nil && !errors.Is(err, eventstore.ErrNotFound) {
 			return err

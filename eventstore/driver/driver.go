@@ -199,8 +199,9 @@ type Driver interface {
 	Correlation(ctx context.Context, id string, after time.Time, limit int) ([]Record, error)
 	// Type reads the events of one type by timestamp.
 	Type(ctx context.Context, q TypeQuery) ([]Record, error)
-	// Types returns the event types present with the number of events of each.
-	Types(ctx context.Context) (map[string]int64, error)
+	// Types returns the event types present with the number of events of each. When most is not zero it counts up to so
+	// many of each, and looks at no more than that, however many the store holds.
+	Types(ctx context.Context, most int64) (map[string]int64, error)
 	// Get returns the event with this id, or ErrNotFound.
 	Get(ctx context.Context, eventID string) (Record, error)
 	// OffsetAt returns the offset of the first event of a partition recorded at t or later; the head when there is none.

@@ -374,9 +374,13 @@ func (d *DB) Type(ctx context.Context, q driver.TypeQuery) ([]driver.Record, err
 	return d.query(ctx, text, q.Type, from, to, ts, pos, q.Limit)
 }
 
-// Types counts events by type.
-func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
-	rows, err := d.views.QueryContext(ctx, `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`)
+// Types counts events by type, in the index by type.
+func (d *DB) Types(ctx context.Context, most int64) (map[string]int64, error) {
+	text, args := `SELECT name, (SELECT COUNT(*) FROM events WHERE type = types.id) FROM types`, []any{}
+	if most > 0 {
+		text, args = `SELECT name, (SELECT COUNT(*) FROM (SELECT 1 FROM events WHERE type = types.id LIMIT ?1)) FROM types`, []any{most}
+	}
+	rows, err := d.views.QueryContext(ctx, text, args...)
 	if err != nil {
 		return nil, d.readError(err)
 	}
@@ -395,36 +399,29 @@ func (d *DB) Types(ctx context.Context) (map[string]int64, error) {
 	return out, d.readError(rows.Err())
 }
 
-// OffsetAt finds the first offset recorded at t or later, by bisection: recorded grows along a partition.
+// offsetAtText bisects: recorded grows along a partition. It is one statement, since each costs several times what a step does.
+const offsetAtText = `WITH RECURSIVE search (lo, hi) AS (
+	SELECT 0, COALESCE((SELECT MAX(pos) FROM events WHERE pos >= ?1 AND pos < ?2) - ?1 + 1, 0)
+	UNION ALL
+	SELECT CASE WHEN e.recorded < ?3 THEN (s.lo + s.hi) / 2 + 1 ELSE s.lo END, CASE WHEN e.recorded < ?3 THEN s.hi ELSE (s.lo + s.hi) / 2 END
+	FROM search s CROSS JOIN events e WHERE e.pos = ?1 + (s.lo + s.hi) / 2 AND s.lo < s.hi
+) SELECT lo, hi FROM search ORDER BY hi - lo LIMIT 1`
+
+// OffsetAt finds the first offset recorded at t or later.
 func (d *DB) OffsetAt(ctx context.Context, partition int, t time.Time) (int64, error) {
 	if partition < 0 || partition >= d.info.Partitions {
 		return 0, fmt.Errorf("sqlite: partition %d: %w", partition, driver.ErrNotFound)
 	}
-	head, _, err := d.head(ctx, partition)
+	st, err := d.prepared(ctx, offsetAtText)
 	if err != nil {
 		return 0, d.readError(err)
 	}
-	st, err := d.prepared(ctx, `SELECT recorded FROM events WHERE pos = ?`)
-	if err != nil {
+	var lo, hi int64
+	if err := st.QueryRow(int64(partition)<<offsetBits, int64(partition+1)<<offsetBits, t.UnixMicro()).Scan(&lo, &hi); err != nil {
 		return 0, d.readError(err)
 	}
-	want := t.UnixMicro()
-	lo, hi := int64(0), head
-	for lo < hi {
-		mid := (lo + hi) / 2
-		var at int64
-		err := st.QueryRow(int64(partition)<<offsetBits | mid).Scan(&at)
-		if errors.Is(err, sql.ErrNoRows) {
-			return 0, fmt.Errorf("%w: partition %d has no offset %d below its head %d", driver.ErrCorrupt, partition, mid, head)
-		}
-		if err != nil {
-			return 0, d.readError(err)
-		}
-		if at < want {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
+	if lo < hi {
+		return 0, fmt.Errorf("%w: partition %d has no offset %d below its head", driver.ErrCorrupt, partition, (lo+hi)/2)
 	}
 	return lo, nil
 }
