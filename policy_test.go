@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 	"services/audit":      {"", "event", "eventstore", "aggregate", "projection", "catalog", "catalog/*", "services/*"},
 	"flow":                {"event", "eventstore", "bus"},
 	"":                    {"event", "schema", "catalog", "eventstore", "eventstore/driver", "eventstore/sqlite", "eventstore/postgres", "bus", "bus/kafka", "timer"},
+	"scaling":             {},
 	"cmd/carebus":         nil, // anything
 }
 

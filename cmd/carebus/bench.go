@@ -47,7 +47,17 @@ type benchConfig struct {
 	dir    string
 	cpu    string
 	only   string
+
+	// Over rungs.
+	server     string
+	kafka      string
+	processes  string
+	publishers int
+	seconds    float64
+	rounds     int
 }
+
+func (c *benchConfig) overRungs() bool { return c.server != "" || c.kafka != "" || c.processes != "" }
 
 func newBenchCommand(a *app) *cobra.Command {
 	var c benchConfig
@@ -57,9 +67,24 @@ func newBenchCommand(a *app) *cobra.Command {
 		Long: `Measures durable publishing with validation, consuming, appends to streams and loads, replay, commands, sagas, read models
 and their rebuild on a fresh store in a temporary folder, each beside what the engine does without carebus in the same
 run. Quote the ratios: machines differ and are noisy. With --fill the store first gets that many events, to see whether
-size matters.`,
+size matters.
+
+With --store postgres://…, --kafka or --processes it compares rungs instead: publishing and consuming on SQLite, on that
+PostgreSQL server, in a schema that it makes and drops, and on that Kafka cluster, in topics that it makes and removes;
+with as many processes at once as --processes says, one number after the other.`,
+		Example: `carebus bench
+carebus bench --store 'postgres://carebus@localhost/care' --processes 1,2,4
+carebus bench --store 'postgres://carebus@localhost/care' --kafka localhost:9092 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("store") { // not by the environment: that names a store that is at work
+				if c.server = a.store; !onServer(c.server) {
+					return usagef("--store %s: bench makes stores of its own; name a server, postgres://…, or leave --store out", shown(c.server))
+				}
+			}
+			if c.overRungs() {
+				return c.runRungs(cmd, a)
+			}
 			r, err := runBench(cmd.Context(), c, func(s string) { fmt.Fprintln(cmd.ErrOrStderr(), s) })
 			if err != nil {
 				return err
@@ -89,7 +114,12 @@ size matters.`,
 	cmd.Flags().StringVar(&c.dir, "dir", "", "folder for the temporary store (default: the system's)")
 	cmd.Flags().StringVar(&c.only, "only", "", "run only the measures whose name contains this")
 	cmd.Flags().StringVar(&c.cpu, "cpuprofile", "", "write a CPU profile of carebus's measures to this file")
-	cmd.AddCommand(newBenchHTTPCommand(a))
+	cmd.Flags().StringVar(&c.kafka, "kafka", "", "also measure these brokers, HOST:PORT,HOST:PORT")
+	cmd.Flags().StringVar(&c.processes, "processes", "", "compare rungs with so many processes, such as 1,2,4")
+	cmd.Flags().IntVar(&c.publishers, "publishers", 256, "publishers in each process, where rungs are compared")
+	cmd.Flags().Float64Var(&c.seconds, "seconds", 2, "length of a measure, where rungs are compared")
+	cmd.Flags().IntVar(&c.rounds, "rounds", 3, "how often each is made, in turns with the others, where rungs are compared")
+	cmd.AddCommand(newBenchHTTPCommand(a), newBenchWorkerCommand(a))
 	return cmd
 }
 

@@ -222,7 +222,7 @@ func (b *bench) checkSagas(ctx context.Context, n int) error {
 // sagas measures the storing alone, 32 sagas in one transaction.
 func (r *rawStore) sagas(ctx context.Context, e event.Event, from, to int) (float64, error) {
 	const together, events = 32, 7
-	st, err := r.conn.PrepareContext(ctx, `INSERT INTO raw_effect (k, n) VALUES (?, 1) ON CONFLICT (k) DO UPDATE SET n = n + 1`)
+	st, err := r.conn.PrepareContext(ctx, rawUpsert)
 	if err != nil {
 		return 0, err
 	}

@@ -35,18 +35,27 @@ CREATE INDEX raw_type ON raw(type, timestamp);
 CREATE UNIQUE INDEX raw_stream ON raw(stream, version) WHERE stream IS NOT NULL;
 CREATE TABLE raw_effect (k TEXT PRIMARY KEY, n INTEGER NOT NULL);`
 
+// rawUpsert is what a handler of the measures does for an event.
+const rawUpsert = `INSERT INTO raw_effect (k, n) VALUES (?, 1) ON CONFLICT (k) DO UPDATE SET n = n + 1`
+
+// openRaw makes a raw store in a folder.
 func openRaw(ctx context.Context, dir string) (*rawStore, error) {
+	return connectRaw(ctx, filepath.Join(dir, "raw.db"), rawTable)
+}
+
+// connectRaw opens a raw store, which several processes may do, and carries out statements.
+func connectRaw(ctx context.Context, path string, statements ...string) (*rawStore, error) {
 	r := &rawStore{}
 	var err error
-	if r.db, err = sql.Open("sqlite", filepath.Join(dir, "raw.db")); err != nil {
+	if r.db, err = sql.Open("sqlite", path); err != nil {
 		return nil, err
 	}
 	if r.conn, err = r.db.Conn(ctx); err != nil {
 		return nil, err
 	}
-	for _, q := range []string{
-		"PRAGMA page_size=8192", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA cache_size=-65536", rawTable,
-	} {
+	for _, q := range append([]string{
+		"PRAGMA busy_timeout=10000", "PRAGMA page_size=8192", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA cache_size=-65536",
+	}, statements...) {
 		if _, err := r.conn.ExecContext(ctx, q); err != nil {
 			return nil, err
 		}
@@ -109,7 +118,7 @@ func (r *rawStore) inserts(ctx context.Context, e event.Event, total, size int, 
 
 // effects measures upserts per second in transactions of size: what a transactional consumer's own rows cost.
 func (r *rawStore) effects(ctx context.Context, total, size int) (float64, error) {
-	st, err := r.conn.PrepareContext(ctx, `INSERT INTO raw_effect (k, n) VALUES (?, 1) ON CONFLICT (k) DO UPDATE SET n = n + 1`)
+	st, err := r.conn.PrepareContext(ctx, rawUpsert)
 	if err != nil {
 		return 0, err
 	}
@@ -142,14 +151,14 @@ func (r *rawStore) scan(ctx context.Context, limit int) (float64, error) {
 	defer st.Close()
 	begin, total, from := time.Now(), 0, int64(0)
 	for {
-		n, last, err := rawRows(st, from)
+		keys, last, err := rawRows(st, from)
 		if err != nil {
 			return 0, err
 		}
-		if n == 0 || total >= limit {
+		if len(keys) == 0 || total >= limit {
 			return float64(total) / time.Since(begin).Seconds(), nil
 		}
-		total += n
+		total += len(keys)
 		from = last + 1
 	}
 }
@@ -188,11 +197,12 @@ func readStreams(ctx context.Context, n, streams int, load func(stream int) erro
 	return float64(n) / time.Since(begin).Seconds(), errors.Join(errs...)
 }
 
-// rawRows reads without a context that can end: the engine would start a goroutine to watch it.
-func rawRows(st *sql.Stmt, arg int64) (n int, last int64, err error) {
-	rows, err := st.Query(arg)
+// rawRows reads rows, of which it returns the keys and the last place, without a context that can end: the engine would
+// start a goroutine to watch it.
+func rawRows(st *sql.Stmt, args ...any) (keys []string, last int64, err error) {
+	rows, err := st.Query(args...)
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -200,11 +210,11 @@ func rawRows(st *sql.Stmt, arg int64) (n int, last int64, err error) {
 		var id, corr, cause, trace, key string
 		var payload []byte
 		if err := rows.Scan(&last, &id, &typ, &origin, &corr, &cause, &ts, &rec, &trace, &key, &payload); err != nil {
-			return 0, 0, err
+			return nil, 0, err
 		}
-		n++
+		keys = append(keys, key)
 	}
-	return n, last, rows.Err()
+	return keys, last, rows.Err()
 }
 
 func percentile(d []time.Duration, p float64) time.Duration {

@@ -22,6 +22,7 @@ func (a *app) commands() []*cobra.Command {
 		newRunCommand(a),
 		newSagaCommand(a),
 		newServeCommand(a),
+		newSizeCommand(a),
 		newProjectionCommand(a),
 		newAuditCommand(a),
 		newAsyncAPICommand(a),
