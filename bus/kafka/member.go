@@ -448,5 +448,5 @@ func (t *Transport) lost(lane int, from int64, at bus.Bounds) error {
 		return fmt.Errorf("%w: topic %s partition %d has nothing before offset %d any more, and the group is at %d; decide where to go on, seek the group there, then resume it", bus.ErrLost, name, p, at.Start, from)
 	}
 	return fmt.Errorf("%w: topic %s partition %d ends at offset %d, and the group has read up to %d: brokers have lost what was acknowledged; set the relay (%s) back to before that, seek the group, then resume it",
-		bus.ErrLost, name, p, at.End, from, relayGroup)
+		bus.ErrLost, name, p, at.End, from, RelayGroup)
 }

@@ -17,11 +17,11 @@ import (
 	"github.com/carebus/carebus/eventstore"
 )
 
-const relayGroup = "kafka-relay"
+// RelayGroup is the group that sends a store's events to topics. Pausing it pauses sending; its lag is what waits to be sent.
+const RelayGroup = "kafka-relay"
 
-// RelayGroup is the group that sends this store's events to topics. Pausing it pauses sending; its lag is what waits to be
-// sent.
-func (t *Transport) RelayGroup() string { return relayGroup }
+// RelayGroup is the group of that name.
+func (t *Transport) RelayGroup() string { return RelayGroup }
 
 // Relay are the options of the group of RelayGroup, for bus.Bus.Handle. Every process of a store may be a member.
 func (t *Transport) Relay() []bus.Option {
@@ -132,7 +132,7 @@ func (r *relay) send(ctx context.Context, records []*kgo.Record) error {
 			if err != nil && first == nil {
 				first = fmt.Errorf("topic %s partition %d: %w", rec.Topic, rec.Partition, err)
 				if errors.Is(err, kerr.MessageTooLarge) {
-					first = fmt.Errorf("topic %s takes no record of %d bytes; raise its max.message.bytes, then resume the group %s: %w", rec.Topic, len(rec.Key)+len(rec.Value), relayGroup, err)
+					first = fmt.Errorf("topic %s takes no record of %d bytes; raise its max.message.bytes, then resume the group %s: %w", rec.Topic, len(rec.Key)+len(rec.Value), RelayGroup, err)
 				}
 				if errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID) {
 					r.t.forget(rec.Topic)

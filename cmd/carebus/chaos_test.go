@@ -5,7 +5,9 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,7 +36,7 @@ func times(short, long int) int {
 func TestChaos(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		store := "sqlite:" + filepath.Join(t.TempDir(), "chaos.db")
-		s := deploy(t, rung{store: store, whole: store, lease: 1500 * time.Millisecond})
+		s := deploy(t, ground{store: store, whole: store, lease: 1500 * time.Millisecond})
 		t.Run("killed", func(t *testing.T) { s.killed(t, times(3, 100)) })
 		t.Run("paused", func(t *testing.T) { s.paused(t, times(1, 50)) })
 		s.settle(t)
@@ -42,7 +44,7 @@ func TestChaos(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		server := storetest.NewCluster(t)
 		store, proxy := storetest.Through(t, server.Address)
-		s := deploy(t, rung{store: store, whole: server.Address, frees: true, lease: 4 * time.Second})
+		s := deploy(t, ground{store: store, whole: server.Address, frees: true, lease: 4 * time.Second})
 		t.Run("killed", func(t *testing.T) { s.killed(t, times(6, 100)) })
 		t.Run("paused", func(t *testing.T) { s.paused(t, times(3, 50)) })
 		t.Run("server", func(t *testing.T) {
@@ -59,6 +61,98 @@ func TestChaos(t *testing.T) {
 		})
 		s.settle(t)
 	})
+	t.Run("kafka", func(t *testing.T) {
+		if os.Getenv("CAREBUS_TEST_KAFKA") == "" {
+			t.Skip("CAREBUS_TEST_KAFKA is not set; start Kafka with scripts/kafka")
+		}
+		server := storetest.NewCluster(t)
+		store, proxy := storetest.Through(t, server.Address)
+		brokers := newBrokers(t, 3)
+		s := deploy(t, ground{store: store, whole: server.Address, frees: true, lease: 4 * time.Second, kafka: true, flags: []string{"--bus", "kafka://" + brokers.seeds + "?session=6s"}})
+		t.Run("killed", func(t *testing.T) { s.killed(t, times(2, 100)) })
+		t.Run("paused", func(t *testing.T) { s.paused(t, times(1, 50)) })
+		t.Run("broker", func(t *testing.T) { s.brokerKilled(t, brokers, times(3, 20)) })
+		t.Run("server", func(t *testing.T) {
+			s.everywhere(t, "the server was killed", times(1, 20), func(int) { server.Kill(t) })
+		})
+		t.Run("cut", func(t *testing.T) {
+			s.everywhere(t, "connections were cut", times(2, 100), func(int) { proxy.Cut(0.5, s.rnd) })
+		})
+		s.settle(t)
+	})
+}
+
+// brokers are a cluster of Apache Kafka of the test's own.
+type brokers struct {
+	seeds string
+	dir   string
+}
+
+func newBrokers(t *testing.T, n int) *brokers {
+	t.Helper()
+	b := &brokers{dir: filepath.Join(t.TempDir(), "kafka")}
+	for line := range strings.Lines(b.run(t, "start", strconv.Itoa(n))) {
+		if seeds, ok := strings.CutPrefix(strings.TrimSpace(line), "CAREBUS_TEST_KAFKA="); ok {
+			b.seeds = seeds
+		}
+	}
+	t.Cleanup(func() { b.run(t, "stop") })
+	return b
+}
+
+func (b *brokers) run(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("../../scripts/kafka", args...)
+	cmd.Env = append(os.Environ(), "CAREBUS_TEST_KAFKA_DIR="+b.dir)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("scripts/kafka %v: %v\n%s", args, err, stderr.String())
+	}
+	return string(out)
+}
+
+// brokerKilled kills one broker after the other with kill -9. While it is away, and when it is back, work goes on.
+func (s *system) brokerKilled(t *testing.T, b *brokers, n int) {
+	away, back := &felt{what: "a broker was killed"}, &felt{what: "a broker came back"}
+	for i := range n {
+		s.progress(t, 1+s.rnd.IntN(6))
+		node := strconv.Itoa(i%3 + 1)
+		begin := time.Now()
+		b.run(t, "kill", node)
+		s.flows(t, away, begin)
+		begin = time.Now()
+		b.run(t, "restart", node)
+		s.flows(t, back, begin)
+	}
+	t.Log(away)
+	t.Log(back)
+}
+
+// flows waits until every group that reads topics has come to the end of what there is, or further than it was.
+func (s *system) flows(t *testing.T, f *felt, begin time.Time) {
+	t.Helper()
+	before := s.places(t, func(string) bool { return true })
+	s.until(t, f.what, func() (bool, error) {
+		places, _, err := s.look(s.ctx)
+		if err != nil {
+			return false, err
+		}
+		moved := map[string]bool{}
+		for at, now := range places {
+			if at.partition >= bus.FirstLane && now.next > before[at].next {
+				moved[at.group] = true
+			}
+		}
+		for at := range before {
+			if at.partition >= bus.FirstLane && !moved[at.group] && at.group != "care-coordination" { // which has little to do
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	f.last = append(f.last, time.Since(begin))
 }
 
 // killed kills processes with kill -9, and others take their places, as a supervisor sees to. Of those that take a place

@@ -100,6 +100,15 @@ func planLayout(ctx context.Context, d driver.Driver, q driver.Querier, n int) (
 			return nil, err
 		}
 	}
+	if found["carebus_kafka_relay"] {
+		var part int
+		err := each(ctx, q, `SELECT part FROM carebus_kafka_relay LIMIT 1`, []any{&part}, func() error {
+			return fmt.Errorf("%w: its events were sent to Kafka by the partitions that it has, and readers tell repetitions by these; give topics of another prefix the partitions that are needed instead", ErrBusy)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	if found["carebus_checkpoints"] {
 		groups, err := readCheckpoints(ctx, q, m)
 		if err != nil {
