@@ -159,6 +159,7 @@ func (s *system) flows(t *testing.T, f *felt, begin time.Time) {
 // one in four is killed too, while it begins.
 func (s *system) killed(t *testing.T, n int) {
 	felt := &felt{what: "a process was killed"}
+	defer func() { t.Log(felt) }() // also of a run that ends early
 	for done := 0; done < n; done++ {
 		s.progress(t, s.rnd.IntN(6))
 		v := s.replicas[s.rnd.IntN(len(s.replicas))]
@@ -174,7 +175,6 @@ func (s *system) killed(t *testing.T, n int) {
 		s.feels(t, felt, begin, held)
 		s.joins(t, v)
 	}
-	t.Log(felt)
 }
 
 // paused stops a process for longer than its lease and lets it go on. Where others run the same services they have taken
@@ -239,13 +239,13 @@ func (s *system) replaced(t *testing.T) {
 // everywhere does what all processes feel at once.
 func (s *system) everywhere(t *testing.T, what string, n int, harm func(i int)) {
 	felt := &felt{what: what}
+	defer func() { t.Log(felt) }()
 	for i := range n {
 		s.progress(t, 1+s.rnd.IntN(6))
 		begin := time.Now()
 		harm(i)
 		s.feels(t, felt, begin, s.places(t, func(string) bool { return true }))
 	}
-	t.Log(felt)
 }
 
 // settle lets everything under way come to its end, as an operator would, and looks at what there is.
