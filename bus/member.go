@@ -368,6 +368,12 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 			switch {
 			case held && (!mine || w.epoch != r.epoch):
 				drop = append(drop, r.part) // no share of ours, or an operator or another member took it away
+			case !held && !mine && r.owner == me:
+				// It was to be given back, and the store could not be reached. Its lease is renewed with the others, so nobody
+				// else would ever have it.
+				if err := free(ctx, tx, g.name, r.part, me); err != nil {
+					return err
+				}
 			case held || !mine:
 			case r.owner == "" || r.owner == me || r.expires < now.UnixMicro() || fresh[r.part]:
 				c := r.claim
@@ -396,13 +402,17 @@ func (g *group) beat(ctx context.Context, workers map[int]*worker) (claims []cla
 func (g *group) release(ctx context.Context, parts []int) error {
 	return g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
 		for _, p := range parts {
-			if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET owner = '', epoch = epoch + 1, handling = -1 WHERE grp = $1 AND part = $2 AND owner = $3`,
-				g.name, p, g.bus.opts.Member); err != nil {
+			if err := free(ctx, tx, g.name, p, g.bus.opts.Member); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func free(ctx context.Context, tx *eventstore.Tx, group string, part int, member string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET owner = '', epoch = epoch + 1, handling = -1 WHERE grp = $1 AND part = $2 AND owner = $3`, group, part, member)
+	return err
 }
 
 // leave gives everything back when the member ends. The caller's context has ended, so it has its own, short one; when

@@ -398,3 +398,53 @@ func TestLongDrainGoesOn(t *testing.T) {
 		return err == nil && len(l) == 0
 	})
 }
+
+// TestFailedRelease: a partition that a member meant to give back, and could not, is given back later. Its lease is renewed
+// with the others, so nobody else would ever have it.
+func TestFailedRelease(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	handler := bus.OnRecord("test.**", func(context.Context, bus.Tx, eventstore.Record) error { return nil })
+	first := newBus(t, s, &bus.Options{Member: "m", Lease: 300 * time.Millisecond})
+	if err := first.Handle("g", handler, bus.FromStore()); err != nil {
+		t.Fatal(err)
+	}
+	stop := start(t, first)
+	idle(t, first)
+	stop()
+	// Another member is there, and has every other partition for its share; m is taken to have them still.
+	if err := s.Update(t.Context(), func(tx *eventstore.Tx) error {
+		far := time.Now().Add(time.Hour).UnixMicro()
+		if _, err := tx.ExecContext(t.Context(), `INSERT INTO carebus_members (grp, member, expires_at) VALUES ('g', 'other', $1)`, far); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(t.Context(), `UPDATE carebus_checkpoints SET owner = 'm', expires_at = $1 WHERE grp = 'g'`, far)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b := newBus(t, s, &bus.Options{Member: "m", Lease: 300 * time.Millisecond})
+	if err := b.Handle("g", handler, bus.FromStore()); err != nil {
+		t.Fatal(err)
+	}
+	start(t, b)
+	eventually(t, s, func() bool {
+		g, err := b.Group(t.Context(), "g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		free, mine := 0, 0
+		for _, p := range g.Partitions {
+			switch p.Owner {
+			case "":
+				free++
+			case "m":
+				mine++
+			}
+		}
+		return free == s.Partitions()/2 && mine == s.Partitions()/2
+	})
+	if _, err := b.Summary(t.Context()); err != nil { // on every engine
+		t.Error(err)
+	}
+}

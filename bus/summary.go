@@ -84,7 +84,7 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 				g.Parked[class] = n
 			}
 			return nil
-		}, `SELECT grp, class, COUNT(*), SUM(count) FROM (SELECT grp, class, count FROM carebus_parked LIMIT $1) AS some GROUP BY grp, class`, summaryParked)
+		}, `SELECT grp, class, COUNT(*), SUM(count) FROM (SELECT grp, class, count FROM carebus_parked LIMIT $1) AS sample GROUP BY grp, class`, summaryParked)
 	})
 	if err != nil {
 		return nil, err

@@ -69,6 +69,19 @@ func newWorker(g *group, c claim, fenced func(int)) *worker {
 	return w
 }
 
+// boundDoubt leaves out of doubt what was stored after the partition changed hands: the former owner cannot have died on it.
+// One event at a time costs two commits for each, and a group that is slow for that reason may lose its next lease too.
+func (w *worker) boundDoubt(ctx context.Context) error {
+	if w.doubt == 0 {
+		return nil
+	}
+	heads, err := w.g.bus.heads(ctx, []int{w.part})
+	if err == nil {
+		w.doubt = min(w.doubt, heads[w.part])
+	}
+	return err
+}
+
 // refresh makes the worker look at its parked keys again: an operator may have asked for a redrive.
 func (w *worker) refresh() {
 	select {
@@ -100,6 +113,9 @@ func (w *worker) run(ctx context.Context) {
 					return err
 				}
 				if err := w.begin(); err != nil {
+					return err
+				}
+				if err := w.boundDoubt(ctx); err != nil {
 					return err
 				}
 				loaded = true

@@ -284,7 +284,7 @@ func CountOpen(ctx context.Context, store *eventstore.Store) (map[string]map[Sta
 
 // countOpen reads the index of instances that did not complete.
 func countOpen(ctx context.Context, q eventstore.Querier, status Status, out map[string]map[Status]int) error {
-	rows, err := q.QueryContext(ctx, `SELECT name, COUNT(*) FROM (SELECT name FROM carebus_sagas WHERE status <> 'completed' AND status = $1 LIMIT $2) AS some GROUP BY name`,
+	rows, err := q.QueryContext(ctx, `SELECT name, COUNT(*) FROM (SELECT name FROM carebus_sagas WHERE status <> 'completed' AND status = $1 LIMIT $2) AS sample GROUP BY name`,
 		string(status), openLimit)
 	if err != nil {
 		return err

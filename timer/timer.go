@@ -171,7 +171,7 @@ func (t *Timers) Stats(ctx context.Context) (s Stats, err error) {
 			return nil
 		}
 		s.Oldest = time.UnixMicro(first.Int64).UTC()
-		const count = `SELECT COUNT(*) FROM (SELECT 1 FROM carebus_timers WHERE error = '' AND due_at < $1 LIMIT $2) AS some`
+		const count = `SELECT COUNT(*) FROM (SELECT 1 FROM carebus_timers WHERE error = '' AND due_at < $1 LIMIT $2) AS sample`
 		if err := q.QueryRowContext(ctx, count, int64(math.MaxInt64), statsLimit).Scan(&s.Pending); err != nil {
 			return err
 		}
