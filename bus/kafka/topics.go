@@ -356,56 +356,89 @@ func (t *Transport) loadTopics(ctx context.Context) error {
 	})
 }
 
-// answerTime is how long brokers have to answer a question: a person may wait for it.
+// answerTime is how long brokers have to answer a question: a person may wait for it. Within it a broker that is away, or has
+// not heard of a topic yet, is asked again.
 const answerTime = 10 * time.Second
+
+func ask(ctx context.Context, question func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	var last error
+	for {
+		err := question(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || !errors.Is(err, context.DeadlineExceeded) { // which says less
+			last = err
+		}
+		wait := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return last
+		}
+	}
+}
+
+// offsetOf is what brokers have listed of a partition of a topic.
+func offsetOf(listed kadm.ListedOffsets, name string, partition int) (int64, error) {
+	o, ok := listed.Lookup(name, int32(partition))
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("topic %s partition %d: no broker tells of its offsets", name, partition)
+	case o.Err != nil:
+		return 0, fmt.Errorf("topic %s partition %d: its offsets cannot be read: %w", name, partition, o.Err)
+	}
+	return o.Offset, nil
+}
 
 // Bounds returns where lanes begin and end.
 func (t *Transport) Bounds(ctx context.Context, lanes []int) (map[int]bus.Bounds, error) {
+	out := make(map[int]bus.Bounds, len(lanes))
 	topics := t.topicsOf(lanes)
 	if len(topics) == 0 {
-		return map[int]bus.Bounds{}, nil
+		return out, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	starts, err := t.admin.ListStartOffsets(ctx, topics...)
-	if err != nil {
-		return nil, err
-	}
-	ends, err := t.admin.ListEndOffsets(ctx, topics...)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[int]bus.Bounds, len(lanes))
-	for _, lane := range lanes {
-		name, p := t.Place(lane)
-		start, ok1 := starts.Lookup(name, int32(p))
-		end, ok2 := ends.Lookup(name, int32(p))
-		if err := errors.Join(start.Err, end.Err); err != nil || !ok1 || !ok2 {
-			return nil, fmt.Errorf("topic %s partition %d: where it begins and ends cannot be read: %w", name, p, err)
+	return out, ask(ctx, func(ctx context.Context) error {
+		starts, err := t.admin.ListStartOffsets(ctx, topics...)
+		if err != nil {
+			return err
 		}
-		out[lane] = bus.Bounds{Start: start.Offset, End: end.Offset}
-	}
-	return out, nil
+		ends, err := t.admin.ListEndOffsets(ctx, topics...)
+		if err != nil {
+			return err
+		}
+		for _, lane := range lanes {
+			name, p := t.Place(lane)
+			start, err1 := offsetOf(starts, name, p)
+			end, err2 := offsetOf(ends, name, p)
+			if err := errors.Join(err1, err2); err != nil {
+				return err
+			}
+			out[lane] = bus.Bounds{Start: start, End: end}
+		}
+		return nil
+	})
 }
 
 // OffsetsAt returns where lanes were at a time, by the time that the relay sent the events.
 func (t *Transport) OffsetsAt(ctx context.Context, lanes []int, at time.Time) (map[int]int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	found, err := t.admin.ListOffsetsAfterMilli(ctx, at.UnixMilli(), t.topicsOf(lanes)...)
-	if err != nil {
-		return nil, err
-	}
 	out := make(map[int]int64, len(lanes))
-	for _, lane := range lanes {
-		name, p := t.Place(lane)
-		o, ok := found.Lookup(name, int32(p))
-		if o.Err != nil || !ok {
-			return nil, fmt.Errorf("topic %s partition %d: where it was at a time cannot be read: %w", name, p, o.Err)
+	return out, ask(ctx, func(ctx context.Context) error {
+		found, err := t.admin.ListOffsetsAfterMilli(ctx, at.UnixMilli(), t.topicsOf(lanes)...)
+		if err != nil {
+			return err
 		}
-		out[lane] = o.Offset
-	}
-	return out, nil
+		for _, lane := range lanes {
+			name, p := t.Place(lane)
+			if out[lane], err = offsetOf(found, name, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (t *Transport) topicsOf(lanes []int) []string {

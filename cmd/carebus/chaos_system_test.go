@@ -148,6 +148,9 @@ func (s *system) behind(ctx context.Context) (n int64, err error) {
 		for _, g := range groups {
 			n += g.Lag
 		}
+		if err != nil && ctx.Err() == nil { // a broker is away: nobody knows
+			return 0, nil
+		}
 		return n, err
 	}
 	heads, err := s.p.Store().Heads(ctx)
