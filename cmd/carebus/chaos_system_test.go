@@ -258,8 +258,9 @@ type place struct {
 
 // standing is how far a group is in a partition, and which member has it.
 type standing struct {
-	next  int64
-	owner string
+	next    int64
+	owner   string
+	expires int64 // of the lease
 }
 
 // look reads how all groups stand, and which of them each member takes part in. It is one glance at small tables: who looks
@@ -267,14 +268,14 @@ type standing struct {
 func (s *system) look(ctx context.Context) (places map[place]standing, members map[string][]string, err error) {
 	places, members = map[place]standing{}, map[string][]string{}
 	err = s.p.Store().View(ctx, func(q eventstore.Querier) error {
-		rows, err := q.QueryContext(ctx, `SELECT grp, part, next, owner FROM carebus_checkpoints`)
+		rows, err := q.QueryContext(ctx, `SELECT grp, part, next, owner, expires_at FROM carebus_checkpoints`)
 		if err != nil {
 			return err
 		}
 		for rows.Next() {
 			var at place
 			var now standing
-			if err := rows.Scan(&at.group, &at.partition, &now.next, &now.owner); err != nil {
+			if err := rows.Scan(&at.group, &at.partition, &now.next, &now.owner, &now.expires); err != nil {
 				return errors.Join(err, rows.Close())
 			}
 			places[at] = now
@@ -330,8 +331,10 @@ func (s *system) feels(t *testing.T, f *felt, begin time.Time, held map[place]st
 		maps.DeleteFunc(held, func(at place, before standing) bool {
 			now := places[at]
 			taken := now.owner != "" && now.owner != before.owner
-			// Where a lane ends only Kafka knows; in other hands it is looked after.
-			return now.next > before.next || taken && (at.partition >= bus.FirstLane || at.partition < len(heads) && now.next >= heads[at.partition])
+			if at.partition >= bus.FirstLane { // where it ends only Kafka knows: it is well when it has other hands, or the old ones hold it anew
+				return now.next > before.next || taken || now.owner != "" && now.expires > before.expires
+			}
+			return now.next > before.next || taken && at.partition < len(heads) && now.next >= heads[at.partition]
 		})
 		if n > 0 && len(held) < n {
 			f.first = append(f.first, time.Since(begin))
