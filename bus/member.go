@@ -247,10 +247,25 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 		return err
 	}
 	stored -= lanes
+	if g.transport != nil && lanes > 0 { // it has gone over before; topics may have come since
+		var handed string
+		err := tx.QueryRowContext(ctx, `SELECT handed FROM carebus_groups WHERE grp = $1`, g.name).Scan(&handed)
+		if err != nil || handed == "" {
+			return err
+		}
+		was, err := parseSeen(handed)
+		for p, at := range starts {
+			if p >= FirstLane {
+				at.next, at.seen = at.begin, was
+				starts[p] = at // of use only to lanes that have no checkpoint yet
+			}
+		}
+		return err
+	}
 	switch {
 	case g.transport == nil && lanes > 0:
 		return &ConfigError{Field: "group " + g.name, Reason: "it reads from a transport (Kafka), and this process has none; open the platform with it, or remove the group to begin anew"}
-	case g.transport == nil || stored == 0 || lanes > 0:
+	case g.transport == nil || stored == 0:
 		return nil
 	}
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1`, g.name).Scan(&parked); err != nil {
@@ -271,6 +286,10 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 	}, `SELECT part, next FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
 		return err
 	}
+	was := seen{Logs: handled}
+	if _, err := tx.ExecContext(ctx, `UPDATE carebus_groups SET handed = $1 WHERE grp = $2`, was.text(FirstLane), g.name); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(g.patterns(), ours) {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM carebus_checkpoints WHERE grp = $1 AND part < $2`, g.name, FirstLane); err != nil {
 			return err
@@ -280,7 +299,7 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 		if p < FirstLane {
 			continue
 		}
-		at.next, at.seen = at.begin, seen{Logs: handled}
+		at.next, at.seen = at.begin, was
 		starts[p] = at
 	}
 	g.log.Info("bus: the group goes on with the transport where it was in the store")
@@ -455,8 +474,17 @@ func (g *group) discover(ctx context.Context, lanes map[int]bool) error {
 		return err
 	}
 	return g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		// The relay may bring to a new topic what the group has handled before it went over.
+		var handed string
+		if err := tx.QueryRowContext(ctx, `SELECT handed FROM carebus_groups WHERE grp = $1`, g.name).Scan(&handed); err != nil {
+			return err
+		}
 		for p, next := range at {
-			if _, err := tx.ExecContext(ctx, insertCheckpoint, g.name, p, next, 0, 0, 0, tx.Now().UnixMicro(), seenFrom(next).text(p)); err != nil {
+			text := handed
+			if text == "" {
+				text = seenFrom(next).text(p)
+			}
+			if _, err := tx.ExecContext(ctx, insertCheckpoint, g.name, p, next, 0, 0, 0, tx.Now().UnixMicro(), text); err != nil {
 				return err
 			}
 			g.known[p] = true

@@ -27,6 +27,7 @@ package bus
 //
 //	seen         in checkpoints: how far the relays of the lane are at next; resume_seen: at resume_at
 //	base, seen   in parked: the same, at base, which is head or, when a person has skipped events, before it
+//	handed       in groups: how far the group was with the store's own log when it went over to a transport
 //
 // carebus_replay_parked keeps the parked keys that a replay under way handles again: a replay that is broken off puts
 // back what it has not come to.
@@ -124,6 +125,7 @@ CREATE TABLE carebus_replay_parked (
 	PRIMARY KEY (grp, part, pkey)
 );
 `, `
+ALTER TABLE carebus_groups ADD COLUMN handed TEXT NOT NULL DEFAULT '';
 ALTER TABLE carebus_checkpoints ADD COLUMN seen TEXT NOT NULL DEFAULT '';
 ALTER TABLE carebus_checkpoints ADD COLUMN resume_seen TEXT NOT NULL DEFAULT '';
 ALTER TABLE carebus_parked ADD COLUMN base BIGINT NOT NULL DEFAULT 0;

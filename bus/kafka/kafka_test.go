@@ -385,34 +385,50 @@ func TestHandOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := plain.Handle("g", bus.On(thingDoneV1, enter)); err != nil {
-		t.Fatal(err)
+	lateV1 := event.Define[thing]("late.thing.done", "1.0.0")
+	all := bus.OnRecord("**", func(ctx context.Context, tx bus.Tx, r eventstore.Record) error {
+		var e event.Of[thing]
+		if err := json.Unmarshal(r.Payload, &e.Payload); err != nil {
+			return err
+		}
+		return enter(ctx, tx, e)
+	})
+	for group, h := range map[string]bus.Option{"g": bus.On(thingDoneV1, enter), "all": all} {
+		if err := plain.Handle(group, h); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s := serve(t, store, seeds, options(seeds, prefix()))
 	s.book()
-	all := func(seq int) {
+	each := func(seq int) {
 		for k := range 10 {
 			s.publish(made(fmt.Sprint("k", k), seq))
 		}
+		late := lateV1.New("test", thing{"late", seq}) // its topic is there only when the relay has sent the first
+		late.PartitionKey = "late"
+		s.publish(late)
 	}
-	all(1)
-	all(2)
+	each(1)
+	each(2)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- plain.Run(ctx) }()
 	wait(s, 2)
+	s.until(func() bool { return s.entered("all")["late"] == 2 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	all(3)
+	each(3)
 	s.handle("g", bus.On(thingDoneV1, enter))
+	s.handle("all", all)
 	stop := s.run()
-	all(4)
+	each(4)
 	wait(s, 4)
+	s.until(func() bool { return s.entered("all")["late"] == 4 && s.entered("all")["k3"] == 4 })
 	s.idle()
 	stop()
-	if l := s.letters("g"); len(l) > 0 {
+	if l := append(s.letters("g"), s.letters("all")...); len(l) > 0 {
 		t.Errorf("%+v", l)
 	}
 	back, err := bus.New(t.Context(), store, nil)

@@ -66,7 +66,7 @@ func (t *Transport) Join(ctx context.Context, name string, patterns []string, ch
 	var names []string
 	for _, p := range patterns {
 		if d := domain(p); d == "*" || d == "**" {
-			topics = []kgo.Opt{kgo.ConsumeRegex()}
+			topics = []kgo.Opt{kgo.ConsumeRegex(), kgo.MetadataMaxAge(3 * time.Second)} // topics that are new are found soon
 			names = []string{"^" + regexp.QuoteMeta(t.opts.Prefix) + "[^.]+$"}
 			break
 		}
