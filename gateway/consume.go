@@ -241,6 +241,18 @@ func startOf(text string) (bus.StartAt, error) {
 	return bus.FromTime(t), nil
 }
 
+// startNow makes of "now" the moment in which it was said: the group takes its place some time later, and what was stored
+// between would be passed over. Where it was said before, that moment stays.
+func startNow(tx *eventstore.Tx, start, former string) string {
+	switch {
+	case start != "now":
+		return start
+	case former != "":
+		return former
+	}
+	return tx.Now().UTC().Format(time.RFC3339Nano)
+}
+
 // names are the groups that this process has joined.
 func (cs *consumers) names() []string {
 	cs.mu.Lock()
@@ -529,12 +541,11 @@ func (cs *consumers) put(ctx context.Context, name string, set GroupSettings, ma
 	if strings.HasPrefix(name, webhookGroup) || strings.HasPrefix(name, "saga-") {
 		return false, conflict("names that begin with %s or saga- are carebus's own", webhookGroup)
 	}
-	text, err := json.Marshal(set)
-	if err != nil {
-		return false, err
-	}
+	var text []byte
+	asked := set.Start
 	err = cs.g.p.Store().Update(ctx, func(tx *eventstore.Tx) error {
 		var old string
+		var former GroupSettings
 		err := tx.QueryRowContext(ctx, `SELECT settings FROM carebus_http_groups WHERE grp = $1`, name).Scan(&old)
 		if created = errors.Is(err, sql.ErrNoRows); created {
 			var n int
@@ -547,13 +558,16 @@ func (cs *consumers) put(ctx context.Context, name string, set GroupSettings, ma
 		} else if err != nil {
 			return err
 		} else {
-			var former GroupSettings
 			if err := json.Unmarshal([]byte(old), &former); err != nil {
 				return fmt.Errorf("settings of %s: %w", name, err)
 			}
 			if !may(former.Patterns) {
 				return errNotTheirs
 			}
+		}
+		set.Start = startNow(tx, asked, former.Start)
+		if text, err = json.Marshal(set); err != nil {
+			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO carebus_http_groups (grp, settings, updated_at) VALUES ($1, $2, $3)
 			ON CONFLICT (grp) DO UPDATE SET settings = excluded.settings, updated_at = excluded.updated_at`, name, string(text), tx.Now().UnixMicro())

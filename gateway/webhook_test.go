@@ -601,11 +601,17 @@ func TestWebhookIsChanged(t *testing.T) {
 	one, two := newEndpoint(t, nil), newEndpoint(t, nil)
 	_, p, s := newGateway(t, &Options{Webhooks: trust(one, two)})
 	hookTo(t, s, one, "h")
-	const events = 300
-	published := make(chan struct{})
+	changed, published := make(chan struct{}), make(chan int)
 	go func() {
-		defer close(published)
-		for i := range events {
+		for i := 0; ; i++ {
+			select {
+			case <-changed:
+				if i >= 300 && i%3 == 0 {
+					published <- i
+					return
+				}
+			default:
+			}
 			if _, err := p.PublishBatch(context.Background(), []event.Event{enrolled(fmt.Sprint("P", i%3), i/3)}); err != nil {
 				t.Error(err)
 			}
@@ -620,8 +626,18 @@ func TestWebhookIsChanged(t *testing.T) {
 		if status := call(t, http.MethodPut, s.URL+"/v1/webhooks/h", map[string]any{"url": to.URL, "patterns": patterns, "format": format}, nil); status != http.StatusOK {
 			t.Fatal(status)
 		}
+		to.mu.Lock()
+		had, news := len(to.posts), to.news
+		to.mu.Unlock()
+		for to.count() == had { // until the new settings count
+			<-news
+			to.mu.Lock()
+			news = to.news
+			to.mu.Unlock()
+		}
 	}
-	<-published
+	close(changed)
+	events := <-published
 	if err := p.Bus().Idle(context.Background()); err != nil {
 		t.Fatal(err)
 	}

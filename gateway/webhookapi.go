@@ -225,6 +225,7 @@ func (ws *webhooks) create(ctx context.Context, id string, set WebhookSettings) 
 		if n > 0 { // its place and its parked keys would be the former one's
 			return conflict("a webhook %s was deleted just now and is not forgotten yet; try again in a few seconds, or choose another id", id)
 		}
+		set.Start = startNow(tx, set.Start, "")
 		s.kept, s.secrets = kept{set, callerOf(ctx).Name}, []hookSecret{{Key: secret}}
 		return nil
 	})
@@ -235,10 +236,11 @@ func (ws *webhooks) create(ctx context.Context, id string, set WebhookSettings) 
 }
 
 func (ws *webhooks) change(ctx context.Context, id string, set WebhookSettings) (*hookOut, error) {
-	s, err := ws.write(ctx, id, false, func(_ *eventstore.Tx, s *stored) error {
+	s, err := ws.write(ctx, id, false, func(tx *eventstore.Tx, s *stored) error {
 		if s.ID == "" {
 			return notFound("no webhook has this id")
 		}
+		set.Start = startNow(tx, set.Start, s.Start)
 		s.kept = kept{set, callerOf(ctx).Name}
 		return nil
 	})
