@@ -98,12 +98,10 @@ func TestRivals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	eventually(t, p.Store(), func() bool { return b1.Status().Fenced+b2.Status().Fenced > 0 }) // at the next sign of life at the latest
 	s1, s2 := b1.Status(), b2.Status()
 	if s1.Duplicates+s2.Duplicates != 0 || s1.Stored+s2.Stored != 1200 {
 		t.Errorf("a record was settled twice: %+v %+v", s1, s2)
-	}
-	if s1.Fenced+s2.Fenced == 0 {
-		t.Errorf("nobody was fenced, so nothing was shown")
 	}
 	inOrder(t, "store", storedIDs(t, p.Store()))
 }
