@@ -231,6 +231,9 @@ func seekPreview(ctx context.Context, p *carebus.Platform, group, to string, pla
 	if err != nil {
 		return "", err
 	}
+	if err := place.exists(p.Store()); err != nil {
+		return "", err
+	}
 	targets, err := p.Bus().Resolve(ctx, group, place.target())
 	if err != nil {
 		return "", err

@@ -91,6 +91,14 @@ func (p position) target() bus.Target {
 	return bus.Beginning()
 }
 
+// exists says whether the store has the partition that the position names, if it names one of the store.
+func (p position) exists(s *eventstore.Store) error {
+	if p.kind == atOffset && p.topic == "" && p.partition >= s.Partitions() {
+		return notFoundf("no partition %d; the store has partitions 0 to %d", p.partition, s.Partitions()-1)
+	}
+	return nil
+}
+
 // offsets is the position in every partition; -1 where a position in one partition says nothing of another.
 func (p position) offsets(ctx context.Context, s *eventstore.Store) ([]int64, error) {
 	switch p.kind {
@@ -102,8 +110,8 @@ func (p position) offsets(ctx context.Context, s *eventstore.Store) ([]int64, er
 		if p.topic != "" {
 			return nil, usagef("topic %s: this reads the store; give PARTITION:OFFSET", p.topic)
 		}
-		if p.partition >= s.Partitions() {
-			return nil, notFoundf("no partition %d; the store has partitions 0 to %d", p.partition, s.Partitions()-1)
+		if err := p.exists(s); err != nil {
+			return nil, err
 		}
 		out := make([]int64, s.Partitions())
 		for i := range out {

@@ -135,6 +135,9 @@ func (a *app) printReplay(cmd *cobra.Command, r replayReport) error {
 
 // replayed counts the events between two places, up to where the group is.
 func replayed(ctx context.Context, p *carebus.Platform, status bus.GroupStatus, from, to position) (events int64, err error) {
+	if err := errors.Join(from.exists(p.Store()), to.exists(p.Store())); err != nil {
+		return 0, err
+	}
 	type place struct {
 		topic     string
 		partition int
