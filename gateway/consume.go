@@ -583,7 +583,27 @@ func (cs *consumers) put(ctx context.Context, name string, set GroupSettings, ma
 			return err
 		}))
 	}
-	return created, cs.load(ctx)
+	if err := cs.load(ctx); err != nil {
+		return created, err
+	}
+	cs.g.appears(ctx, name)
+	return created, nil
+}
+
+// appears waits until a group that was joined just now is there to be looked at and steered, which the bus sees to by itself. A
+// bus that does not run is not waited for long.
+func (g *Gateway) appears(ctx context.Context, group string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for {
+		tick := g.p.Store().Tick()
+		if _, err := g.p.Bus().Group(ctx, group); !errors.Is(err, bus.ErrNoGroup) {
+			return
+		}
+		if _, err := g.p.Store().Wait(ctx, tick); err != nil {
+			return
+		}
+	}
 }
 
 // fetch waits for a first event and takes what else waits.

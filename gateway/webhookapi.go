@@ -232,7 +232,11 @@ func (ws *webhooks) create(ctx context.Context, id string, set WebhookSettings) 
 	if err != nil {
 		return nil, err
 	}
-	return &hookOut{hookView{ID: id, kept: s.kept, Secret: secret}}, ws.load(ctx)
+	if err := ws.load(ctx); err != nil {
+		return nil, err
+	}
+	ws.g.appears(ctx, webhookGroup+id)
+	return &hookOut{hookView{ID: id, kept: s.kept, Secret: secret}}, nil
 }
 
 func (ws *webhooks) change(ctx context.Context, id string, set WebhookSettings) (*hookOut, error) {
