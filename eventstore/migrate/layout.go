@@ -115,10 +115,12 @@ func planLayout(ctx context.Context, d driver.Driver, q driver.Querier, n int) (
 			return nil, err
 		}
 		for _, name := range slices.Sorted(maps.Keys(groups)) {
-			for s, c := range groups[name] {
+			for _, c := range groups[name] { // first: it explains what lags
 				if c.to > 0 && !l.split() {
 					return nil, fmt.Errorf("%w: the group %s is replaying; let the replay end, or cancel it, or choose a multiple of %d", ErrBusy, name, m)
 				}
+			}
+			for s, c := range groups[name] {
 				if s == 0 && !l.split() {
 					if err := l.drained(ctx, d, name, groups[name]); err != nil {
 						return nil, err
