@@ -143,7 +143,7 @@ func (w *worker) stopLost(ctx context.Context, cause error) bool {
 	return true
 }
 
-// scanned at once by a drain of a lane, at most.
+// drainScan is how many events a drain of a lane looks over in one go.
 const drainScan = 50_000
 
 // waiting reads the events of a parked key from its head on. known tells what is to be kept of the lane at an offset.

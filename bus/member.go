@@ -499,11 +499,7 @@ func (g *group) progress(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	next := map[int]int64{}
-	for p, n := range at {
-		next[p] = n
-	}
-	g.member.Progress(next)
+	g.member.Progress(at)
 }
 
 func textColumn(ctx context.Context, q eventstore.Querier, query string, args ...any) ([]string, error) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,17 +60,11 @@ func options(seeds []string, prefix string) *kafka.Options {
 	return &kafka.Options{Client: []kgo.Opt{kgo.SeedBrokers(seeds...)}, Prefix: prefix, Session: 6 * time.Second}
 }
 
-var prefixes struct {
-	sync.Mutex
-	n int
-}
+var prefixes atomic.Int64
 
 // prefix is one that no other test has.
 func prefix() string {
-	prefixes.Lock()
-	defer prefixes.Unlock()
-	prefixes.n++
-	return fmt.Sprintf("k%d-%d.", os.Getpid(), prefixes.n)
+	return fmt.Sprintf("k%d-%d.", os.Getpid(), prefixes.Add(1))
 }
 
 func open(t testing.TB, path string) *eventstore.Store {
