@@ -77,6 +77,18 @@ function busy(region) {
     || region.querySelector("details[open] form") !== null;
 }
 
+/** A region that was not there before is put where its page has it: behind the nearest one before it that is here, or at the front. */
+function place(came) {
+  let before = came.previousElementSibling;
+  while (before && !(before.id && document.getElementById(before.id))) before = before.previousElementSibling;
+  const there = before ? document.getElementById(before.id) : null;
+  if (there) { there.after(came); return; }
+  let after = came.nextElementSibling;
+  while (after && !(after.id && document.getElementById(after.id))) after = after.nextElementSibling;
+  if (after) document.getElementById(after.id).before(came);
+  else location.reload(); // it stands among nothing that is known here
+}
+
 async function look() {
   if (paused) return;
   if (waiting) { again = true; return; } // news while looking: look once more
@@ -88,6 +100,7 @@ async function look() {
     const page = new DOMParser().parseFromString(await r.text(), "text/html");
     for (const now of all("[data-region]")) {
       const next = page.getElementById(now.id);
+      if (!next && !busy(now)) now.remove();
       if (!next || busy(now) || next.innerHTML === now.innerHTML) continue;
       const box = now.querySelector(".drawing");
       const at = box && { x: box.scrollLeft, y: box.scrollTop, end: box.scrollTop + box.clientHeight >= box.scrollHeight - 8 };
@@ -97,9 +110,7 @@ async function look() {
       const box2 = now.querySelector(".drawing");
       if (at && box2) box2.scrollTo(at.x, at.end ? box2.scrollHeight : at.y);
     }
-    for (const here of all("[data-region]", page)) {
-      if (!document.getElementById(here.id)) { location.reload(); return; } // something new has come: another part of the page
-    }
+    for (const came of all("[data-region]", page)) if (!document.getElementById(came.id)) place(came);
     tellTimes();
     pan();
     all("[data-end]").forEach((box) => { box.scrollLeft = box.scrollWidth; });
