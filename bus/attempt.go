@@ -308,10 +308,13 @@ func (w *worker) mark(ctx context.Context, offset int64) error {
 		w.deaths = 0
 	}
 	w.handling = offset
-	return w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
-		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET handling = $1, deaths = $2 WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
+	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		// Fewer deaths than this worker knows of, if a former owner has taken one back (see alive).
+		return oneRow(tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET handling = $1, deaths = CASE WHEN deaths < $2 THEN deaths ELSE $2 END WHERE grp = $3 AND part = $4 AND next = $5 AND epoch = $6`,
 			offset, w.deaths, w.g.name, w.part, w.next, w.epoch))
 	})
+	w.marked = w.marked || err == nil
+	return err
 }
 
 // outside does what is to be done before the transaction. What became of it is in the items; an error is of the store.

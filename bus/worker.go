@@ -45,6 +45,7 @@ type worker struct {
 type suspect struct {
 	handling int64
 	deaths   int
+	marked   bool // this worker has marked it, and not come past it
 }
 
 type failing struct {
@@ -58,7 +59,7 @@ const suspectDeaths = 2
 func newWorker(g *group, c claim, fenced func(int)) *worker {
 	w := &worker{
 		g: g, part: c.part, epoch: c.epoch, next: c.next, pos: c.next, replay: c.replay,
-		suspect: suspect{c.handling, c.deaths}, failing: failing{offset: -1},
+		suspect: suspect{handling: c.handling, deaths: c.deaths}, failing: failing{offset: -1},
 		parked: map[string]*parkedKey{}, answers: map[string]apply{}, denied: map[string]struct{}{},
 		fenced: fenced, refreshed: make(chan struct{}, 1), stopped: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -80,6 +81,19 @@ func (w *worker) boundDoubt(ctx context.Context) error {
 		w.doubt = min(w.doubt, heads[w.part])
 	}
 	return err
+}
+
+// alive takes back the death that the next owner has counted, if it has: this process has lost its lease, because it or the
+// store was slow, and has not died. An event is not to be parked for that.
+func (w *worker) alive(ctx context.Context) {
+	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET deaths = deaths - 1 WHERE grp = $1 AND part = $2 AND epoch > $3 AND next = $4 AND deaths > 0`,
+			w.g.name, w.part, w.epoch, w.next)
+		return err
+	})
+	if err != nil {
+		w.g.log.Warn("bus: a lost lease stays counted as a death", "partition", w.part, "error", errorText(err))
+	}
 }
 
 // refresh makes the worker look at its parked keys again: an operator may have asked for a redrive.
@@ -161,10 +175,13 @@ func (w *worker) run(ctx context.Context) {
 			w.pause(ctx, w.g.backoff(w.failing.tries))
 		}
 	}
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), w.g.set.timeout)
+	defer cancelLast()
+	if w.marked {
+		w.alive(last)
+	}
 	// A last checkpoint over what was skipped, so that the next owner does not skip it again.
 	if w.pos > w.next {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.g.set.timeout)
-		defer cancel()
 		_ = w.flush(last)
 	}
 }
@@ -281,6 +298,7 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 			}
 			return err
 		}
+		w.marked = w.marked && out.next == w.next
 		w.next, w.pos, w.late = out.next, out.next, time.Time{}
 		w.passed(w.next)
 		w.settle(out)
