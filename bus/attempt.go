@@ -92,11 +92,24 @@ func (w *worker) attempt(ctx context.Context, items []item, end int64, probe boo
 	}
 	tries := w.failing
 	out, err := w.unit(ctx, items, end, false)
-	if errors.Is(err, errRedo) {
+	if redone(err) {
 		w.failing = tries
 		out, err = w.unit(ctx, items, end, true)
 	}
 	return out, err
+}
+
+// redone says of the error of a unit that it is not the store's, but a handler's: of one event's, which is to be found.
+func redone(err error) bool {
+	if err == nil || errors.Is(err, errRedo) {
+		return err != nil
+	}
+	for _, theirs := range []error{errFenced, ErrLost, eventstore.ErrUnavailable, eventstore.ErrClosed, eventstore.ErrFull, eventstore.ErrCorrupt, eventstore.ErrReadOnly, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, theirs) {
+			return false
+		}
+	}
+	return true // it has swallowed the error of a statement, or of an append in a transaction that cannot
 }
 
 func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool) (outcome, error) {
@@ -105,7 +118,11 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	told := runs{hooks: w.g.bus.handleHooks}
-	err := w.g.bus.store.Update(ctx, func(tx *eventstore.Tx) error {
+	update := w.g.bus.store.Update
+	if w.g.set.concurrent && !careful && len(w.parked) == 0 {
+		update = w.g.bus.store.UpdateConcurrent
+	}
+	err := update(ctx, func(tx *eventstore.Tx) error {
 		out = outcome{done: len(items), next: end}
 		if w.g.handlers[0].batch != nil && !careful {
 			if err := w.runBatch(ctx, tx, items, &out, &told); err != nil {

@@ -199,8 +199,9 @@ func TestEveryGroupHandlesEverythingInOrderOnce(t *testing.T) {
 		publish(t, s, batch...)
 	}
 	b := newBus(t, s, nil)
-	for _, g := range []string{"one", "two"} {
-		if err := b.Handle(g, bus.On(thingDoneV1, applyEffect), bus.BatchSize(16, 1<<20)); err != nil {
+	groups := map[string]bus.Option{"one": bus.Tries(3), "two": bus.Tries(3), "concurrent": bus.Concurrent()}
+	for g, o := range groups {
+		if err := b.Handle(g, bus.On(thingDoneV1, applyEffect), bus.BatchSize(16, 1<<20), o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -211,7 +212,7 @@ func TestEveryGroupHandlesEverythingInOrderOnce(t *testing.T) {
 		}
 	}
 	idle(t, b)
-	for _, g := range []string{"one", "two"} {
+	for g := range groups {
 		got := lastSeqs(t, s, g)
 		for k := range keys {
 			if n := got[fmt.Sprint("k", k)]; n != each {
@@ -249,6 +250,11 @@ func TestHandlerAppendsWithCausation(t *testing.T) {
 // TestPoison: of 10,000 events over 500 keys, 20 keys carry a poison event. The other 480 keys finish; the 20 keys'
 // later events wait in order; after a fix a redrive completes them in order.
 func TestPoison(t *testing.T) {
+	t.Run("in turn", func(t *testing.T) { testPoison(t, bus.Tries(3)) })
+	t.Run("concurrent", func(t *testing.T) { testPoison(t, bus.Concurrent()) })
+}
+
+func testPoison(t *testing.T, o bus.Option) {
 	t.Parallel()
 	s := newStore(t)
 	createEffects(t, s)
@@ -271,7 +277,7 @@ func TestPoison(t *testing.T) {
 			return errors.New("no such drug")
 		}
 		return nil
-	}), bus.Backoff(time.Millisecond, time.Millisecond)); err != nil {
+	}), bus.Backoff(time.Millisecond, time.Millisecond), o); err != nil {
 		t.Fatal(err)
 	}
 	start(t, b)

@@ -26,8 +26,8 @@ import (
 
 // child is the process that the crash tests kill. It prints "ack KEY SEQ" when an append was acknowledged.
 //
-//	publish-consume  64 goroutines append numbered events to their keys' streams, and a group handles them
-//	consume          a group handles them
+//	publish-consume  64 goroutines append numbered events to their keys' streams, and the groups handle them
+//	consume          the groups handle them
 func child(mode string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -40,7 +40,7 @@ func child(mode string) {
 	b, end, err := openBus(ctx, s, &bus.Options{Lease: lease})
 	fatal(err)
 	defer end()
-	fatal(b.Handle("g", bus.On(thingDoneV1, applyEffect), bus.BatchSize(64, 1<<20)))
+	fatal(crashGroups(b))
 	var wg sync.WaitGroup
 	if mode == "publish-consume" {
 		var out sync.Mutex
@@ -51,6 +51,12 @@ func child(mode string) {
 	fatal(b.Run(ctx))
 	wg.Wait()
 	fatal(s.Close())
+}
+
+// crashGroups are the groups of the crash tests: one whose commits take turns, and one whose commits need not.
+func crashGroups(b *bus.Bus) error {
+	return errors.Join(b.Handle("g", bus.On(thingDoneV1, applyEffect), bus.BatchSize(64, 1<<20)),
+		b.Handle("concurrent", bus.On(thingDoneV1, applyEffect), bus.BatchSize(64, 1<<20), bus.Concurrent()))
 }
 
 func publishForever(ctx context.Context, s *eventstore.Store, key string, out *sync.Mutex) {
@@ -164,7 +170,7 @@ func TestKill(t *testing.T) {
 	storetest.Settle(t, s.Update)
 	// Let the survivors' work finish: the group handles what is left, and keys parked as suspects are redriven.
 	b := newBus(t, s, &bus.Options{Lease: lease})
-	if err := b.Handle("g", bus.On(thingDoneV1, applyEffect)); err != nil {
+	if err := crashGroups(b); err != nil {
 		t.Fatal(err)
 	}
 	stop := start(t, b)
@@ -189,7 +195,7 @@ func TestKill(t *testing.T) {
 	stop()
 
 	total := 0
-	done := lastSeqs(t, s, "g")
+	done, beside := lastSeqs(t, s, "g"), lastSeqs(t, s, "concurrent")
 	for i := range 64 {
 		key := fmt.Sprintf("k%02d", i)
 		stored, err := s.StreamVersion(t.Context(), "test.thing/"+key)
@@ -200,8 +206,8 @@ func TestKill(t *testing.T) {
 		if int(stored) < acked[key] {
 			t.Errorf("key %s: %d acknowledged, %d stored", key, acked[key], stored)
 		}
-		if done[key] != int(stored) {
-			t.Errorf("key %s: %d stored, effects up to %d", key, stored, done[key])
+		if done[key] != int(stored) || beside[key] != int(stored) {
+			t.Errorf("key %s: %d stored, effects up to %d, and %d concurrently", key, stored, done[key], beside[key])
 		}
 	}
 	var effects int
@@ -210,8 +216,8 @@ func TestKill(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if effects != total {
-		t.Errorf("%d events, %d effects", total, effects)
+	if effects != 2*total {
+		t.Errorf("%d events, %d effects of two groups", total, effects)
 	}
 	r, err := s.Verify(t.Context(), nil)
 	if err != nil {
@@ -236,13 +242,15 @@ func TestTwoProcessesShareAGroup(t *testing.T) {
 
 	owners := func() map[string]int {
 		out := map[string]int{}
-		st, err := b.Group(t.Context(), "g")
-		if err != nil {
-			return out
-		}
-		for _, p := range st.Partitions {
-			if p.Owner != "" {
-				out[p.Owner]++
+		for _, group := range []string{"g", "concurrent"} {
+			st, err := b.Group(t.Context(), group)
+			if err != nil {
+				return out
+			}
+			for _, p := range st.Partitions {
+				if p.Owner != "" {
+					out[p.Owner]++
+				}
 			}
 		}
 		return out
@@ -253,7 +261,7 @@ func TestTwoProcessesShareAGroup(t *testing.T) {
 		for _, c := range o {
 			n += c
 		}
-		return len(o) == 2 && n == s.Partitions()
+		return len(o) == 2 && n == 2*s.Partitions()
 	})
 
 	stop := make(chan struct{})
@@ -279,18 +287,19 @@ func TestTwoProcessesShareAGroup(t *testing.T) {
 			}
 		}
 	}()
-	eventually(t, s, func() bool { return len(lastSeqs(t, s, "g")) == 100 })
+	eventually(t, s, func() bool { return len(lastSeqs(t, s, "g")) == 100 && len(lastSeqs(t, s, "concurrent")) == 100 })
 	killed := time.Now()
 	one.end(t, syscall.SIGKILL)
-	eventually(t, s, func() bool { o := owners(); return len(o) == 1 && sum(o) == s.Partitions() })
+	eventually(t, s, func() bool { o := owners(); return len(o) == 1 && sum(o) == 2*s.Partitions() })
 	t.Logf("partitions moved %v after the kill; the lease is %v", time.Since(killed).Round(time.Millisecond), lease)
 	close(stop)
 	last := <-published
 	eventually(t, s, func() bool {
-		got := lastSeqs(t, s, "g")
-		for _, n := range got {
-			if n != last {
-				return false
+		for _, group := range []string{"g", "concurrent"} {
+			for _, n := range lastSeqs(t, s, group) {
+				if n != last {
+					return false
+				}
 			}
 		}
 		return true
@@ -306,8 +315,8 @@ func TestTwoProcessesShareAGroup(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if effects != 100*last {
-		t.Errorf("%d events, %d effects", 100*last, effects)
+	if effects != 2*100*last {
+		t.Errorf("%d events, %d effects of two groups", 100*last, effects)
 	}
 	if o := owners(); len(o) != 0 {
 		t.Errorf("after a clean end partitions still have owners: %v", o)

@@ -268,6 +268,9 @@ func (g *group) handOver(ctx context.Context, tx *eventstore.Tx, starts map[int]
 	case g.transport == nil || stored == 0:
 		return nil
 	}
+	if err := holdStill(ctx, tx, g.name); err != nil { // members without the transport may still be at work
+		return err
+	}
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM carebus_parked WHERE grp = $1`, g.name).Scan(&parked); err != nil {
 		return err
 	}

@@ -207,6 +207,9 @@ func (b *Bus) operate(ctx context.Context, group string, fn func(tx *eventstore.
 		if n == 0 {
 			return noGroup(group)
 		}
+		if err := holdStill(ctx, tx, group); err != nil {
+			return err
+		}
 		return fn(tx)
 	})
 	b.nudge(group)
@@ -488,6 +491,9 @@ func (b *Bus) Replay(ctx context.Context, group string, from, to Target, act Act
 			if _, err := tx.ExecContext(ctx, insertCheckpoint, group, p, ends[p], 0, 0, 0, now, seenFrom(ends[p]).text(p)); err != nil {
 				return err
 			}
+		}
+		if err := holdStill(ctx, tx, group); err != nil {
+			return err
 		}
 		moved, err := b.move(ctx, tx, group, starts, ends)
 		if err != nil {

@@ -137,10 +137,17 @@ func (b *Bus) Progress(ctx context.Context, q eventstore.Querier, group string) 
 // LockPositions reads a group's positions and holds them still until the transaction ends: a member that is about to
 // commit waits, and finds what the transaction has done.
 func LockPositions(ctx context.Context, tx *eventstore.Tx, group string, partitions int) (Positions, error) {
-	if _, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET updated_at = $1 WHERE grp = $2`, tx.Now().UnixMicro(), group); err != nil {
+	if err := holdStill(ctx, tx, group); err != nil {
 		return Positions{}, err
 	}
 	return ReadPositions(ctx, tx, group, partitions)
+}
+
+// holdStill keeps members of a group from committing until the transaction ends, those included that do not take turns
+// (Concurrent). What is read of their places from then on is what it stays.
+func holdStill(ctx context.Context, tx *eventstore.Tx, group string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE carebus_checkpoints SET updated_at = $1 WHERE grp = $2`, tx.Now().UnixMicro(), group)
+	return err
 }
 
 func eachRow(ctx context.Context, q eventstore.Querier, scan func(*sql.Rows) error, query string, args ...any) error {

@@ -48,7 +48,7 @@ type counters struct {
 // Stats are counters since the store was opened, and the present state of the queue.
 type Stats struct {
 	Commits  int64         // durable transactions
-	Units    int64         // appends and updates carried out in them
+	Units    int64         // appends and updates carried out in them; a concurrent update is a commit of its own
 	Events   int64         // events appended directly (not by updates)
 	Failures int64         // commits that failed as a whole
 	Largest  int64         // most units that shared a commit

@@ -54,6 +54,7 @@ var (
 	ErrCorrupt          = driver.ErrCorrupt
 	ErrReadOnly         = driver.ErrReadOnly
 	ErrFormat           = driver.ErrFormat
+	ErrInTurn           = driver.ErrInTurn
 	// ErrBackPressure: the queue of writers stayed full until the caller's context ended. Nothing was stored.
 	ErrBackPressure = errors.New("too many writers are waiting")
 )
@@ -249,10 +250,17 @@ type Tx struct {
 	driver.Tx
 	s       *Store
 	appends []appending // to be told when the transaction has ended; only with hooks
+
+	concurrent bool
+	refused    error // an append to a concurrent transaction
 }
 
 // Append stores events in the transaction, with the rules of Store.Append.
 func (t *Tx) Append(ctx context.Context, stream string, expected int64, events ...event.Event) ([]Receipt, error) {
+	if t.concurrent {
+		t.refused = fmt.Errorf("eventstore: an append: %w; use Update", ErrInTurn)
+		return nil, t.refused
+	}
 	own := copied(events)
 	if len(t.s.hooks.append) == 0 {
 		return t.append(ctx, stream, expected, own)
@@ -308,9 +316,36 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return s.update(ctx, false, fn)
 }
 
-func (s *Store) update(ctx context.Context, large bool, fn func(tx *Tx) error) error {
-	t := &Tx{s: s}
-	u := &driver.Unit{Ctx: ctx, Large: large, Run: func(tx driver.Tx) (err error) {
+// UpdateConcurrent is Update for a transaction that appends nothing (Append is refused with ErrInTurn, and so is the
+// transaction) and that is right at the same time as others: it changes rows that nobody else changes, or changes them
+// by single statements such as "n = n + 1". On PostgreSQL it does not wait for the writer's turn, and others do not wait for it. Where
+// an engine has one writer anyway, as SQLite, it is carried out in turn.
+//
+// After ErrUnavailable it may have been committed: a row that it has changed under a condition tells.
+func (s *Store) UpdateConcurrent(ctx context.Context, fn func(tx *Tx) error) error {
+	t := &Tx{s: s, concurrent: true}
+	run := t.runs(func(t *Tx) error {
+		if err := fn(t); err != nil {
+			return err
+		}
+		return t.refused
+	})
+	d, ok := s.d.(driver.Concurrent)
+	if !ok {
+		return s.seq.do(ctx, &driver.Unit{Ctx: ctx, Run: run})
+	}
+	err := d.Concurrent(ctx, run)
+	if err == nil {
+		s.seq.stats.commits.Add(1)
+		s.seq.stats.units.Add(1)
+		s.news.publish(nil)
+	}
+	return err
+}
+
+// runs makes of a transaction's function what an engine carries out.
+func (t *Tx) runs(fn func(tx *Tx) error) func(driver.Tx) error {
+	return func(tx driver.Tx) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = newPanicError(v)
@@ -318,8 +353,12 @@ func (s *Store) update(ctx context.Context, large bool, fn func(tx *Tx) error) e
 		}()
 		t.Tx = tx
 		return fn(t)
-	}}
-	err := s.seq.do(ctx, u)
+	}
+}
+
+func (s *Store) update(ctx context.Context, large bool, fn func(tx *Tx) error) error {
+	t := &Tx{s: s}
+	err := s.seq.do(ctx, &driver.Unit{Ctx: ctx, Large: large, Run: t.runs(fn)})
 	for _, a := range t.appends {
 		a.end(err)
 	}

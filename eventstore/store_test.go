@@ -619,3 +619,52 @@ func TestBigBatch(t *testing.T) {
 		t.Errorf("progress %v", progress)
 	}
 }
+
+// TestUpdateConcurrent: what it does is there, news of it is spread, and an append is refused on every engine, also when the
+// function does not look at the error.
+func TestUpdateConcurrent(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	if err := s.Migrate(t.Context(), "test", `CREATE TABLE rows (k TEXT PRIMARY KEY)`); err != nil {
+		t.Fatal(err)
+	}
+	tick := s.Tick()
+	insert := func(tx *eventstore.Tx, k string) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO rows (k) VALUES ($1)`, k)
+		return err
+	}
+	if err := s.UpdateConcurrent(t.Context(), func(tx *eventstore.Tx) error { return insert(tx, "kept") }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(t.Context(), tick); err != nil {
+		t.Fatal(err)
+	}
+	var panicked *eventstore.PanicError
+	for what, one := range map[string]struct {
+		fn   func(tx *eventstore.Tx) error
+		want func(error) bool
+	}{
+		"append": {func(tx *eventstore.Tx) error {
+			_, err := tx.Append(t.Context(), "", eventstore.AnyVersion, named("1", "k"))
+			return errors.Join(err, insert(tx, "refused"))
+		}, func(err error) bool { return errors.Is(err, eventstore.ErrInTurn) }},
+		"append, swallowed": {func(tx *eventstore.Tx) error {
+			_, _ = tx.Append(t.Context(), "", eventstore.AnyVersion, named("1", "k"))
+			return insert(tx, "swallowed")
+		}, func(err error) bool { return errors.Is(err, eventstore.ErrInTurn) }},
+		"panic": {func(tx *eventstore.Tx) error {
+			_ = insert(tx, "panicked")
+			panic("the function's own")
+		}, func(err error) bool { return errors.As(err, &panicked) }},
+	} {
+		if err := s.UpdateConcurrent(t.Context(), one.fn); !one.want(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var n int
+	if err := s.View(t.Context(), func(q eventstore.Querier) error {
+		return q.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM rows`).Scan(&n)
+	}); err != nil || n != 1 {
+		t.Errorf("%d rows are left, %v; want the first", n, err)
+	}
+}

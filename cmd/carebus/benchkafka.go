@@ -44,7 +44,7 @@ const kafkaPartitions = 12
 // overKafka measures the rung on which Kafka is the bus, over the store of g: the relay, and a group that reads topics and
 // has its effects in the store. Both are paused while what they are measured with is published.
 func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
-	const relay, consume = "relay to Kafka", "consume from Kafka, one upsert per event"
+	const relay, consume = "relay to Kafka", "consume from Kafka, one upsert per event, concurrent"
 	if r.c.kafka == "" || !strings.Contains(g.name+"+kafka "+relay+consume, r.c.only) {
 		return nil
 	}
@@ -130,7 +130,7 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 	if err := g.shared(ctx, relay); err != nil { // and all that was stored before is sent
 		return err
 	}
-	if _, err := g.all(order{Do: doJoin, Group: group, Effects: true}); err != nil {
+	if _, err := g.all(order{Do: doJoin, Group: group, Effects: true, Concurrent: true}); err != nil {
 		return err
 	}
 	if err := g.shared(ctx, group); err != nil {

@@ -255,6 +255,16 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.p.Close()) }()
+	consume := func(name string, join, raw order) (all []measure) {
+		join.Do = doJoin
+		all = append(all, measure{name, func(ctx context.Context, s *series) error { return g.consume(ctx, s, join, raw) }})
+		if g.name == "postgres" { // elsewhere it is the same
+			beside := join
+			beside.Concurrent = true
+			all = append(all, measure{name + ", concurrent", func(ctx context.Context, s *series) error { return g.consume(ctx, s, beside, raw) }})
+		}
+		return all
+	}
 	for _, stage := range [][]measure{
 		{
 			{fmt.Sprintf("publish, %d publishers each", r.c.publishers), func(_ context.Context, s *series) error {
@@ -264,17 +274,11 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 				return g.publish(s, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
 			}},
 		},
-		{
-			{"consume, no-op handler", func(ctx context.Context, s *series) error {
-				return g.consume(ctx, s, order{Do: doJoin}, order{Do: doRawRead})
-			}},
-			{"consume, one upsert per event", func(ctx context.Context, s *series) error {
-				return g.consume(ctx, s, order{Do: doJoin, Effects: true}, order{Do: doRawEffects})
-			}},
-			{"consume, a batch's upserts together", func(ctx context.Context, s *series) error {
-				return g.consume(ctx, s, order{Do: doJoin, Effects: true, Together: true}, order{Do: doRawEffects, Together: true})
-			}},
-		},
+		slices.Concat(
+			consume("consume, no-op handler", order{}, order{Do: doRawRead}),
+			consume("consume, one upsert per event", order{Effects: true}, order{Do: doRawEffects}),
+			consume("consume, a batch's upserts together", order{Effects: true, Together: true}, order{Do: doRawEffects, Together: true}),
+		),
 	} {
 		stage = slices.DeleteFunc(stage, func(m measure) bool { return !strings.Contains(g.name+" "+m.name, r.c.only) })
 		if len(stage) == 0 {
@@ -289,7 +293,7 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 						if err := m.do(ctx, s); err != nil {
 							return fmt.Errorf("%s: %w", m.name, err)
 						}
-						r.say(fmt.Sprintf("%-9s %-32s %d × round %d %9.0f/s  raw %9.0f/s", g.name, m.name, n, round+1, s.rate[round], s.raw[round]))
+						r.say(fmt.Sprintf("%-9s %-47s %d × round %d %9.0f/s  raw %9.0f/s", g.name, m.name, n, round+1, s.rate[round], s.raw[round]))
 					}
 					return nil
 				})

@@ -32,6 +32,7 @@ type order struct {
 	Group      string  `json:"group,omitempty"`
 	Effects    bool    `json:"effects,omitempty"`  // the handler writes a row
 	Together   bool    `json:"together,omitempty"` // a batch's rows by one statement
+	Concurrent bool    `json:"concurrent,omitempty"`
 }
 
 type work string
@@ -270,8 +271,12 @@ func (w *benchWorker) join(o order) (workerAnswer, error) {
 			return err
 		}
 	}
+	options := []bus.Option{bus.Start(bus.FromNow)}
+	if o.Concurrent {
+		options = append(options, bus.Concurrent())
+	}
 	if o.Together {
-		return workerAnswer{}, w.p.Handle(o.Group, bus.Start(bus.FromNow), bus.OnBatch("**", func(_ context.Context, tx bus.Tx, rs []eventstore.Record) error {
+		return workerAnswer{}, w.p.Handle(o.Group, append(options, bus.OnBatch("**", func(_ context.Context, tx bus.Tx, rs []eventstore.Record) error {
 			keys := make([]string, len(rs))
 			for i := range rs {
 				keys[i] = rs[i].PartitionKey
@@ -279,9 +284,9 @@ func (w *benchWorker) join(o order) (workerAnswer, error) {
 			text, args := upsertAll("bench_effect", keys)
 			_, err := tx.Exec(text, args...)
 			return err
-		}))
+		}))...)
 	}
-	return workerAnswer{}, w.p.Handle(o.Group, bus.Start(bus.FromNow), bus.OnRecord("**", handler))
+	return workerAnswer{}, w.p.Handle(o.Group, append(options, bus.OnRecord("**", handler))...)
 }
 
 // upsertAll is one statement for the rows of all keys.

@@ -43,6 +43,9 @@ var (
 	ErrCorrupt = errors.New("store corrupt")
 	// ErrReadOnly: the store was opened for reading.
 	ErrReadOnly = errors.New("store opened for reading only")
+	// ErrInTurn: the transaction runs beside others, and what was asked of it, an append or a change of tables, is done in
+	// turn only. Nothing of it was stored.
+	ErrInTurn = errors.New("not in a concurrent transaction")
 	// ErrFormat: what is there is not a carebus store, or one that a newer program has written. It is left untouched.
 	ErrFormat = errors.New("not a store that this program can use")
 )
@@ -220,6 +223,14 @@ type Driver interface {
 	Verify(ctx context.Context, partition int, progress func(events int64), fault func(Fault)) error
 
 	Close() error
+}
+
+// Concurrent is an engine on which transactions that append nothing need not take turns with those that do.
+type Concurrent interface {
+	// Concurrent runs a function in a transaction of its own, while Commit and others like it are under way. It sees what
+	// was committed before each of its statements (READ COMMITTED). Append, and statements that change definitions, are
+	// ErrInTurn. When it returns nil, everything is on stable storage; ErrUnavailable leaves it unknown.
+	Concurrent(ctx context.Context, run func(Tx) error) error
 }
 
 // Sizer is an engine that knows how much room it takes.

@@ -43,6 +43,7 @@ func Run(t *testing.T, e Engine) {
 		{"Transactions", testTransactions},
 		{"StreamsInside", testStreamsInside},
 		{"Savepoints", testSavepoints},
+		{"Concurrent", testConcurrent},
 		{"PartitionReads", testPartitionReads},
 		{"TypeReads", testTypeReads},
 		{"CorrelationReads", testCorrelationReads},

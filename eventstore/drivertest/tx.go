@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"testing"
 
 	"github.com/carebus/carebus/event"
@@ -259,5 +261,132 @@ func testView(_ *testing.T, s *suite) {
 	boom := errors.New("boom")
 	if err := d.View(s.Context(), func(driver.Querier) error { return boom }); !errors.Is(err, boom) {
 		s.Errorf("View returned %v, want its function's error", err)
+	}
+}
+
+// testConcurrent: transactions beside Commit, where the engine has them.
+func testConcurrent(t *testing.T, s *suite) {
+	d := s.open()
+	c, ok := d.(driver.Concurrent)
+	if !ok {
+		t.Skip("all transactions of this engine take turns")
+	}
+	s.table(d)
+	s.commit(d, &driver.Unit{Append: driver.Append{Stream: "s", Expected: driver.AnyVersion, Events: []event.Event{made("1", "k")}}})
+	ctx := s.Context()
+
+	// One that waits for another and for a commit: they do not wait for it.
+	err := c.Concurrent(ctx, func(tx driver.Tx) error {
+		if _, err := tx.ExecContext(ctx, upsert, "outer", 1); err != nil {
+			return err
+		}
+		u := &driver.Unit{Append: driver.Append{Stream: "s", Expected: 1, Events: []event.Event{made("2", "k")}}}
+		s.commit(d, u)
+		if u.Err != nil {
+			return u.Err
+		}
+		if err := c.Concurrent(ctx, func(tx driver.Tx) error {
+			_, err := tx.ExecContext(ctx, upsert, "inner", 1)
+			return err
+		}); err != nil {
+			return err
+		}
+		var n int64
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM suite_rows`).Scan(&n); err != nil || n != 2 {
+			return fmt.Errorf("it sees %d rows, %w; want its own and what was committed", n, err)
+		}
+		if records, err := tx.Stream(ctx, driver.StreamQuery{Stream: "s", Limit: 10}); err != nil || len(records) != 2 {
+			return fmt.Errorf("it sees %d events, %w; want both", len(records), err)
+		}
+		if tx.Now().IsZero() {
+			return errors.New("the time, Now, is zero")
+		}
+		return tx.Savepoint(ctx, func() error {
+			_, err := tx.ExecContext(ctx, upsert, "kept", 1)
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	boom := errors.New("boom")
+	if err := c.Concurrent(ctx, func(tx driver.Tx) error {
+		if _, err := tx.ExecContext(ctx, upsert, "undone", 1); err != nil {
+			return err
+		}
+		return boom
+	}); !errors.Is(err, boom) {
+		t.Errorf("%v, want what the function returned", err)
+	}
+	if err := c.Concurrent(ctx, func(tx driver.Tx) error {
+		if err := tx.Savepoint(ctx, func() error {
+			if _, err := tx.ExecContext(ctx, upsert, "undone", 1); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, `INSERT INTO no_such_table (k) VALUES ($1)`, "x")
+			return err
+		}); err == nil {
+			return errors.New("no error of a broken statement in a savepoint")
+		}
+		_, err := tx.ExecContext(ctx, upsert, "after", 1)
+		return err
+	}); err != nil {
+		t.Errorf("after a savepoint that was undone: %v", err)
+	}
+	if err := c.Concurrent(ctx, func(tx driver.Tx) error {
+		_, _ = tx.ExecContext(ctx, `INSERT INTO no_such_table (k) VALUES ($1)`, "x")
+		return nil
+	}); err == nil {
+		t.Error("a statement failed, its error was not looked at, and the transaction ended well")
+	}
+	for what, refused := range map[string]func(tx driver.Tx) error{
+		"an append": func(tx driver.Tx) error {
+			_, err := tx.Append(ctx, driver.Append{Events: []event.Event{made("3", "k")}})
+			return err
+		},
+		"a change of tables": func(tx driver.Tx) error {
+			_, err := tx.ExecContext(ctx, `DROP TABLE suite_rows`)
+			return err
+		},
+	} {
+		if err := c.Concurrent(ctx, refused); !errors.Is(err, driver.ErrInTurn) {
+			t.Errorf("%s: %v, want ErrInTurn", what, err)
+		}
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_ = c.Concurrent(ctx, func(tx driver.Tx) error {
+			_, _ = tx.ExecContext(ctx, upsert, "undone", 1)
+			panic("the function's own")
+		})
+	}()
+	want := map[string]int64{"outer": 1, "inner": 1, "kept": 1, "after": 1}
+	if rows := s.rows(d); !maps.Equal(rows, want) {
+		t.Errorf("rows %v, want %v", rows, want)
+	}
+
+	// Many at once, on the same row: each of them counts.
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if err := c.Concurrent(ctx, func(tx driver.Tx) error {
+				_, err := tx.ExecContext(ctx, upsert, "sum", 1)
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.rows(d)["sum"]; n != 40 {
+		t.Errorf("the sum of 40 transactions is %d", n)
+	}
+	s.clean(d)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Concurrent(ctx, func(driver.Tx) error { return nil }); !errors.Is(err, driver.ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }

@@ -63,13 +63,15 @@ type DB struct {
 	channel  string
 	readers  *pgxpool.Pool
 	views    *sql.DB // for Querier, which is made of database/sql's types
+	beside   *sql.DB // for transactions that do not take turns
 	names    *driver.Names
 	notifier *notifier
 
 	mu     sync.Mutex // held while committing
 	w      *writer
 	closed bool
-	ending atomic.Bool // closed, for readers, who hold no lock
+	ending atomic.Bool  // closed, for those who do not hold mu
+	asides sync.RWMutex // held for reading by concurrent transactions, for Close to wait for them
 }
 
 var _ driver.Driver = (*DB)(nil)
@@ -159,6 +161,12 @@ func (d *DB) prepare(ctx context.Context, c *pgx.Conn, settings string) error {
 	return err
 }
 
+// writing bounds the waits of a session that writes.
+func (d *DB) writing() string {
+	return fmt.Sprintf("SET lock_timeout = %d; SET statement_timeout = %d; SET idle_in_transaction_session_timeout = %d",
+		ms(d.opts.BusyTimeout), ms(d.opts.StatementTimeout), ms(d.opts.IdleTimeout))
+}
+
 func ms(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
 
 func (d *DB) open(ctx context.Context, location string) error {
@@ -219,6 +227,7 @@ func (d *DB) open(ctx context.Context, location string) error {
 	if d.opts.ReadOnly {
 		return nil
 	}
+	d.beside = d.sqlPool(d.writing()+"; SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'", d.opts.Connections)
 	d.notifier = newNotifier(d)
 	d.w = newWriter(d)
 	return d.w.connect(ctx)
@@ -260,6 +269,8 @@ func (d *DB) Close() error {
 	}
 	d.closed = true
 	d.ending.Store(true)
+	d.asides.Lock() // those that come later see that it is closed
+	defer d.asides.Unlock()
 	if d.w != nil {
 		d.w.disconnect()
 	}
@@ -268,6 +279,9 @@ func (d *DB) Close() error {
 	}
 	if d.readers != nil {
 		d.readers.Close()
+	}
+	if d.beside != nil {
+		_ = d.beside.Close()
 	}
 	if d.views != nil {
 		return d.views.Close()

@@ -62,9 +62,7 @@ func (w *writer) connect(ctx context.Context) (err error) {
 		return nil
 	}
 	w.disconnect()
-	o := w.d.opts
-	w.pool = w.d.sqlPool(fmt.Sprintf("SET lock_timeout = %d; SET statement_timeout = %d; SET idle_in_transaction_session_timeout = %d",
-		ms(o.BusyTimeout), ms(o.StatementTimeout), ms(o.IdleTimeout)), 1)
+	w.pool = w.d.sqlPool(w.d.writing(), 1)
 	defer func() {
 		if err != nil {
 			w.disconnect()
