@@ -27,7 +27,7 @@
 // # Failures
 //
 // An error is a failed [Dependency] (tried again in place for as long as it takes, behind a circuit breaker, nothing is
-// parked), [Permanent] (a few tries, then the group's [Policy]), or [Suspect] (the process died on it twice). The
+// parked), [Permanent] (a few tries, then the group's [Policy]), or [Suspect] (processes died on it, twice). The
 // default policy parks the key: one row, whatever the number of events that come to wait behind it, while every other
 // key goes on. Parked keys are drained by themselves with growing pauses, at once when the handler's [Version] is new,
 // and when a person redrives them. A flood of parked keys stops the group instead: see [FloodLimit].
@@ -38,6 +38,9 @@
 // it does, so it must not wait for anything outside, and it should not take long: the unit is cut after 50 ms of
 // handlers and committed, and a handler that overstays [Timeout] counts as a failed dependency. Decoding happens before
 // the transaction; outside calls belong in [OnCall], which makes them before it.
+//
+// On PostgreSQL such transactions take turns too, over all processes: between reading and writing nobody else writes. A group
+// that appends nothing and does not rely on that says so by [Concurrent].
 //
 // Handlers of one batch share one commit. When one of them fails, the batch is undone and run again with a savepoint
 // per event, so a handler must not keep state in memory that a second run would spoil.

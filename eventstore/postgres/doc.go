@@ -17,6 +17,8 @@
 // own. What counts for throughput is how little is done while the lock is held: events are checked, hashed, compressed
 // and grouped outside of it, a group is one round trip to begin and one to insert and commit, and all that wait share it.
 //
+// Transactions that append nothing and rely on nobody's absence go beside it, each on a connection of its own (concurrent.go).
+//
 // # When things fail
 //
 //  1. A connection that is lost before the first unit of a group has run is made again, and the group waits, up to
