@@ -37,7 +37,7 @@ type Out struct {
 // The events of one key are sent one after the other, each when the one before is acknowledged by all in-sync replicas.
 // That is what makes a refused event hold back the later ones of its key: a pipeline of them would have passed it by. Keys
 // are sent side by side, so many keys fill the batches that one key cannot.
-const outLanes = 256
+const outCalls = 256
 
 // Out makes this process copy events out while the platform runs: it joins the group that Group names. Events are copied
 // in order per key, each at least once: a header has the id by which a reader tells a repetition. While Kafka cannot be
@@ -58,7 +58,7 @@ func (b *Bridge) Out(o Out) error {
 		return err
 	}
 	opts := []bus.Option{
-		bus.Timeout(o.Timeout), bus.Lanes(outLanes), bus.Start(o.Start), bus.ClassifyErrors(judge),
+		bus.Timeout(o.Timeout), bus.Calls(outCalls), bus.Start(o.Start), bus.ClassifyErrors(judge),
 		bus.Backoff(50*time.Millisecond, 5*time.Second),
 	}
 	for _, p := range o.Patterns {

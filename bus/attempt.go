@@ -367,7 +367,7 @@ func (w *worker) forward(ctx context.Context, h *handler, items []item) {
 // calls makes the outside calls of items, keys in parallel, each key in order. Answers are kept until their effects are
 // committed, so that a try that fails for another reason does not call again.
 func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
-	lanes := map[string][]*item{}
+	queues := map[string][]*item{}
 	var order, ids []string
 	for i := range items {
 		it := &items[i]
@@ -380,10 +380,10 @@ func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
 			continue
 		}
 		key := it.rec.PartitionKey
-		if lanes[key] == nil {
+		if queues[key] == nil {
 			order = append(order, key)
 		}
-		lanes[key] = append(lanes[key], it)
+		queues[key] = append(queues[key], it)
 		if !h.call.bare {
 			ids = append(ids, it.rec.ID)
 		}
@@ -396,13 +396,13 @@ func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
 		}
 	}
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, w.g.set.lanes)
+	slots := make(chan struct{}, w.g.set.calls)
 	for _, key := range order {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			failed := false
-			for _, it := range lanes[key] {
+			for _, it := range queues[key] {
 				if failed {
 					it.callErr = errNotCalled
 					continue
@@ -414,7 +414,7 @@ func (w *worker) calls(ctx context.Context, items []item, redrive bool) error {
 	}
 	wg.Wait()
 	for _, key := range order {
-		for _, it := range lanes[key] {
+		for _, it := range queues[key] {
 			switch {
 			case it.called != nil:
 				w.answers[it.rec.ID] = it.called

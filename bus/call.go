@@ -27,7 +27,7 @@ type Call[T, R any] struct {
 	NoRepeat bool
 }
 
-// OnCall reacts to events of one definition with an outside call. Keys are called in parallel (see Lanes), the events of one key in order.
+// OnCall reacts to events of one definition with an outside call. Keys are called in parallel (see Calls), the events of one key in order.
 func OnCall[T, R any](def event.Definition[T], c Call[T, R]) Option {
 	return &handler{
 		pattern: def.Type(),
@@ -62,7 +62,7 @@ func OnCall[T, R any](def event.Definition[T], c Call[T, R]) Option {
 func CallKey(group, eventID string) string { return group + ":" + eventID }
 
 // OnForward hands every event whose type fits the pattern on to somebody outside: a webhook, a queue, a consumer in
-// another language. It runs outside any transaction, keys in parallel (see Lanes), the events of one key in order; its
+// another language. It runs outside any transaction, keys in parallel (see Calls), the events of one key in order; its
 // error is judged as a handler's, with the same retries and dead letters. It leaves no effects here, and no intent is
 // written first: delivery is at least once, and the receiver tells a repetition by the event's id. ctx ends when the group
 // is paused, left, or Timeout has passed.

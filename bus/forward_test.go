@@ -35,7 +35,7 @@ func TestForward(t *testing.T) {
 		}
 		got[r.PartitionKey] = append(got[r.PartitionKey], r.ID)
 		return nil
-	}), bus.Lanes(4), bus.BatchSize(8, 1<<20))
+	}), bus.Calls(4), bus.BatchSize(8, 1<<20))
 	if err != nil {
 		t.Fatal(err)
 	}

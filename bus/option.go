@@ -40,7 +40,7 @@ type settings struct {
 	drainMax   time.Duration
 	batch      int
 	batchBytes int
-	lanes      int
+	calls      int
 	concurrent bool
 	hold       time.Duration
 	timeout    time.Duration
@@ -55,7 +55,7 @@ func defaultSettings() settings {
 	return settings{
 		tries: 3, retryMin: 20 * time.Millisecond, retryMax: 5 * time.Second,
 		drainMin: time.Minute, drainMax: 6 * time.Hour,
-		batch: 512, batchBytes: 4 << 20, lanes: 8, hold: 50 * time.Millisecond, timeout: 5 * time.Second,
+		batch: 512, batchBytes: 4 << 20, calls: 8, hold: 50 * time.Millisecond, timeout: 5 * time.Second,
 		floodKeys: 50, breakAfter: 5,
 	}
 }
@@ -117,8 +117,8 @@ func BatchSize(events, bytes int) Option {
 // Without it a handler is alone: what it reads stays as it is until its commit. On SQLite, where all writers take turns, it changes nothing.
 func Concurrent() Option { return optionFunc(func(g *group) { g.set.concurrent = true }) }
 
-// Lanes sets how many keys of one partition have their outside calls (OnCall) under way at once. Default 8.
-func Lanes(n int) Option { return optionFunc(func(g *group) { g.set.lanes = max(n, 1) }) }
+// Calls sets how many keys of one partition have their outside calls (OnCall, OnForward) under way at once. Default 8.
+func Calls(n int) Option { return optionFunc(func(g *group) { g.set.calls = max(n, 1) }) }
 
 // Timeout bounds one run of a handler, or one outside call. Default 5 s. A handler that overstays it sees its context
 // end and is treated as a failed dependency.

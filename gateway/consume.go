@@ -193,7 +193,7 @@ func (cs *consumers) join(name string, set GroupSettings) error {
 	}
 	share := max(set.InFlight/cs.g.p.Store().Partitions(), 1)
 	opts := []bus.Option{
-		bus.Tries(set.Tries), bus.BatchSize(share, 1<<20), bus.Lanes(share), bus.BreakAfter(1 << 30),
+		bus.Tries(set.Tries), bus.BatchSize(share, 1<<20), bus.Calls(share), bus.BreakAfter(1 << 30),
 		// A client that is not there is no failure: the event waits for one.
 		bus.Timeout(1000 * time.Hour),
 		bus.ClassifyErrors(func(err error) (bus.Class, bool) {

@@ -189,7 +189,7 @@ func (ws *webhooks) join(s stored) error {
 		return err
 	}
 	opts := []bus.Option{
-		bus.Start(start), bus.BatchSize(32, 1<<20), bus.Lanes(8), bus.Tries(1 << 30), bus.Backoff(ws.o.FirstPause, ws.o.LongestPause),
+		bus.Start(start), bus.BatchSize(32, 1<<20), bus.Calls(8), bus.Tries(1 << 30), bus.Backoff(ws.o.FirstPause, ws.o.LongestPause),
 		bus.Timeout(ws.o.Timeout + 5*time.Second), // judge counts the tries: not each time that the bus comes is one
 	}
 	for _, p := range s.Patterns {

@@ -114,7 +114,7 @@ func (r *runner) join(ctx context.Context, p Platform) error {
 	if calls {
 		// Small batches: a commit waits for the slowest call of its batch.
 		err := p.Handle("saga-"+r.name+"-calls", bus.OnCall(stepStartedV1, bus.Call[stepStarted, answer]{Do: r.call, Done: r.answered}),
-			bus.Timeout(limit+5*time.Second), bus.BatchSize(64, 1<<20), bus.Lanes(32))
+			bus.Timeout(limit+5*time.Second), bus.BatchSize(64, 1<<20), bus.Calls(32))
 		if err != nil {
 			return err
 		}
