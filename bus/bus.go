@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/carebus/carebus/event"
@@ -43,6 +44,8 @@ type Bus struct {
 
 	handleHooks []HandleHook
 	callHooks   []CallHook
+
+	away atomic.Int64 // until then, in ns, the transport is taken to be out of reach; see shownHeads
 
 	mu      sync.Mutex
 	groups  map[string]*group

@@ -21,7 +21,8 @@ type GroupStatus struct {
 	Patterns   []string          `json:"patterns"`
 	Version    string            `json:"version,omitempty"`
 	Members    []string          `json:"members"`
-	Lag        int64             `json:"lag"` // events stored and not yet looked at
+	Lag        int64             `json:"lag"`                  // events stored and not yet looked at
+	LagUnknown bool              `json:"lagUnknown,omitempty"` // the transport cannot be reached: Lag leaves its lanes out, and their Head is Next
 	ParkedKeys int64             `json:"parkedKeys"`
 	Waiting    int64             `json:"parkedEvents"` // events of parked keys
 	Partitions []PartitionStatus `json:"partitions"`
@@ -85,8 +86,8 @@ func (b *Bus) Group(ctx context.Context, name string) (GroupStatus, error) {
 	if err != nil {
 		return s, err
 	}
-	heads, err := b.heads(ctx, parts)
-	if err != nil {
+	var heads map[int]int64
+	if heads, s.LagUnknown, err = b.shownHeads(ctx, parts); err != nil {
 		return s, err
 	}
 	err = b.store.View(ctx, func(q eventstore.Querier) error {
@@ -329,6 +330,26 @@ func (b *Bus) heads(ctx context.Context, parts []int) (map[int]int64, error) {
 		heads[p] = at.End
 	}
 	return heads, err
+}
+
+// shownHeads is heads for those who only show them: while the transport cannot be reached, its lanes are left out (unknown). That
+// is found out once in a while, for who lists groups is not to wait once for each.
+func (b *Bus) shownHeads(ctx context.Context, parts []int) (heads map[int]int64, unknown bool, err error) {
+	lane := slices.IndexFunc(parts, func(p int) bool { return p >= FirstLane })
+	if lane < 0 || b.opts.Transport == nil {
+		heads, err = b.heads(ctx, parts)
+		return heads, false, err
+	}
+	if time.Now().UnixNano() > b.away.Load() {
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if heads, err = b.heads(short, parts); err == nil || ctx.Err() != nil {
+			return heads, false, err
+		}
+		b.away.Store(time.Now().Add(5 * time.Second).UnixNano())
+	}
+	heads, err = b.heads(ctx, slices.DeleteFunc(slices.Clone(parts), func(p int) bool { return p >= FirstLane }))
+	return heads, true, err
 }
 
 // resolve returns the offset that is meant in each of the partitions, or lanes, that it touches.

@@ -16,9 +16,11 @@ type GroupSummary struct {
 	Name    string
 	State   string // running, paused, stopped
 	Members int
-	Lag     int64     // events stored and not yet looked at
+	Lag     int64     // events stored and not yet looked at; without lanes, when LagUnknown
 	Oldest  time.Time // when the first of them was recorded; zero when there is none
 	Parked  map[Class]ParkedCount
+
+	LagUnknown bool // the transport that brings the group's events cannot be reached
 }
 
 // ParkedCount counts parked keys and the events that wait behind them.
@@ -96,7 +98,7 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 			all[part] = true
 		}
 	}
-	heads, err := b.heads(ctx, slices.Collect(maps.Keys(all)))
+	heads, unknown, err := b.shownHeads(ctx, slices.Collect(maps.Keys(all)))
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +110,7 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 	seen := map[place]time.Time{} // groups are often at the same one
 	for name, g := range byName {
 		for part, at := range next[name] {
+			g.LagUnknown = g.LagUnknown || unknown && part >= FirstLane
 			if at >= heads[part] {
 				continue
 			}

@@ -198,7 +198,7 @@ func (g groupRow) Level() string {
 	switch {
 	case g.State != "running" || g.Lag > 10_000:
 		return "bad"
-	case g.Lag > 500 || g.ParkedKeys > 0:
+	case g.Lag > 500 || g.ParkedKeys > 0 || g.LagUnknown:
 		return "warn"
 	}
 	return "ok"

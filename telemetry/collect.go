@@ -201,12 +201,14 @@ func (c *collector) askGroups(ctx context.Context) ([]prometheus.Metric, error) 
 	lag, age, state, members, keys, events := sums{}, sums{}, sums{}, sums{}, sums{}, sums{}
 	for _, g := range groups {
 		label := c.names.groups.get(g.Name)
-		lag.add(float64(g.Lag), label)
-		old := 0.0
-		if !g.Oldest.IsZero() {
-			old = max(time.Since(g.Oldest).Seconds(), 0)
+		if !g.LagUnknown { // no figure is better than one that looks well
+			lag.add(float64(g.Lag), label)
+			old := 0.0
+			if !g.Oldest.IsZero() {
+				old = max(time.Since(g.Oldest).Seconds(), 0)
+			}
+			age.top(old, label)
 		}
-		age.top(old, label)
 		members.add(float64(g.Members), label)
 		for _, s := range []string{"running", "paused", "stopped"} {
 			state.add(truth(g.State == s), label, s)

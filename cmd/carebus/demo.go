@@ -422,7 +422,7 @@ func atRest(ctx context.Context, p *carebus.Platform, groups []string) (rests, a
 			all = false
 			continue
 		}
-		rests = rests && err == nil && g.Lag == 0 && len(g.Partitions) >= len(before)
+		rests = rests && err == nil && g.Lag == 0 && !g.LagUnknown && len(g.Partitions) >= len(before)
 	}
 	sagas, err := saga.Count(ctx, p.Store(), fulfillment.Name)
 	if err != nil {

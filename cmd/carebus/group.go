@@ -62,9 +62,17 @@ func newGroupListCommand(a *app) *cobra.Command {
 func (a *app) printGroups(cmd *cobra.Command, groups []bus.GroupStatus) error {
 	rows := [][]string{}
 	for _, g := range groups {
-		rows = append(rows, []string{g.Name, g.State, fmt.Sprint(g.Lag), fmt.Sprint(g.ParkedKeys), fmt.Sprint(g.Waiting), fmt.Sprint(len(g.Members)), strings.Join(g.Patterns, " ")})
+		rows = append(rows, []string{g.Name, g.State, lagText(g), fmt.Sprint(g.ParkedKeys), fmt.Sprint(g.Waiting), fmt.Sprint(len(g.Members)), strings.Join(g.Patterns, " ")})
 	}
 	return a.table(cmd.OutOrStdout(), []string{"group", "state", "lag", "parked keys", "parked events", "members", "patterns"}, rows)
+}
+
+// lagText is a group's lag for people.
+func lagText(g bus.GroupStatus) string {
+	if g.LagUnknown {
+		return "unknown: Kafka cannot be reached"
+	}
+	return fmt.Sprint(g.Lag)
 }
 
 func newGroupShowCommand(a *app) *cobra.Command {
@@ -95,7 +103,7 @@ func (a *app) printGroup(cmd *cobra.Command, g bus.GroupStatus) error {
 		replay = fmt.Sprintf("%d of %d", g.Replay.Done, g.Replay.Total)
 	}
 	err := fields(w, "group", g.Name, "state", g.State, "reason", g.Reason, "version", g.Version, "patterns", strings.Join(g.Patterns, " "),
-		"members", strings.Join(g.Members, " "), "lag", fmt.Sprint(g.Lag), "parked keys", fmt.Sprint(g.ParkedKeys), "parked events", fmt.Sprint(g.Waiting), "replay", replay)
+		"members", strings.Join(g.Members, " "), "lag", lagText(g), "parked keys", fmt.Sprint(g.ParkedKeys), "parked events", fmt.Sprint(g.Waiting), "replay", replay)
 	if err != nil || len(g.Partitions) == 0 {
 		return err
 	}
@@ -175,7 +183,7 @@ func (a *app) steer(cmd *cobra.Command, group, reason string, required bool, do 
 		if a.json() {
 			return printJSON(cmd.OutOrStdout(), g)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s is %s, lag %d\n", g.Name, g.State, g.Lag)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s is %s, lag %s\n", g.Name, g.State, lagText(g))
 		return err
 	})
 }
