@@ -123,9 +123,13 @@ func (r *rawPostgres) some(ctx context.Context, q interface {
 	return keys, part, err
 }
 
-func (r *rawPostgres) read(ctx context.Context) (int, error) {
-	keys, _, err := r.some(ctx, r.conn, 1000)
-	return len(keys), err
+func (r *rawPostgres) read(ctx context.Context) (n int, err error) {
+	_, err = r.inTx(ctx, false, func(tx pgx.Tx) ([]string, error) {
+		keys, _, err := r.some(ctx, tx, 500)
+		n = len(keys)
+		return nil, err
+	})
+	return n, err
 }
 
 func (r *rawPostgres) effects(ctx context.Context, together bool) (int, error) {

@@ -57,8 +57,8 @@ const rawText = `raw is, on each rung, the same number of processes with one con
 - publish: one INSERT of as many rows as the process has publishers (or of 200, beside batches of 200), durable when it
   returns, into a table with the columns and indexes of the events' table. "raw": one transaction at a time, under a lock
   that is held to the end of the commit, as whoever promises an order without gaps must. "unordered": at the same time.
-- consume, no-op handler: reads of 1000 rows of a partition in order; each process has its share of the partitions.
-- consume, one upsert per event: reads of 500 rows, one upsert for each by a statement of its own, the place, commit.
+- consume, no-op handler: reads of 500 rows of a partition in order, the place, commit; each process has its share of the partitions.
+- consume, one upsert per event: the same with an upsert for each row by a statement of its own.
 - consume, a batch's upserts together: the same with one statement for all of them.
 - relay to Kafka: a producer in each process, acks=all, idempotent, lz4, as many records as it takes.
 - consume from Kafka, one upsert per event: the same with records of a topic instead of rows.`

@@ -355,9 +355,12 @@ func (r *rawSQLite) some(limit int) (keys []string, part int, err error) {
 	return keys, part, err
 }
 
-func (r *rawSQLite) read(context.Context) (int, error) {
-	keys, _, err := r.some(1000)
-	return len(keys), err
+func (r *rawSQLite) read(ctx context.Context) (int, error) {
+	keys, _, err := r.some(500)
+	if err != nil {
+		return 0, err
+	}
+	return len(keys), r.upsert(ctx, nil, false)
 }
 
 func (r *rawSQLite) effects(ctx context.Context, together bool) (int, error) {
