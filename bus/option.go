@@ -110,11 +110,13 @@ func BatchSize(events, bytes int) Option {
 }
 
 // Concurrent says that the group's handlers are right at the same time as other transactions of the store: they change rows
-// that only events of one key change, or change them by single statements ("n = n + 1", an upsert that looks at nothing else).
-// On PostgreSQL their transactions then do not take turns with those who append, nor with each other: each partition has its own.
-// Effects and checkpoint are one commit as ever. A handler that appends events is run again, in turn: it belongs in a group without this.
+// that only events of one key change, or change them by single statements ("n = n + 1", an upsert that looks at nothing
+// else). On PostgreSQL their transactions then do not take turns with those who append, nor with each other: each partition
+// has its own. Effects and checkpoint are one commit as ever. Handlers are called by several goroutines at once. One that
+// appends events is run again, in turn: it belongs in a group without this.
 //
-// Without it a handler is alone: what it reads stays as it is until its commit. On SQLite, where all writers take turns, it changes nothing.
+// Without it a handler is alone: what it reads stays as it is until its commit. On SQLite, where all writers take turns, it
+// changes nothing.
 func Concurrent() Option { return optionFunc(func(g *group) { g.set.concurrent = true }) }
 
 // Calls sets how many keys of one partition have their outside calls (OnCall, OnForward) under way at once. Default 8.

@@ -41,8 +41,8 @@ type applied struct {
 // beginning. When the stored version is lower than the definition's, the new version is built first, beside the old one:
 // Register returns when it has taken over, or ctx ends; a build that was cut short goes on at the next call.
 //
-// settings are of the group, bus.BatchSize for instance: not handlers, and not bus.Start, for a read model is a function
-// of the whole log. Errors: ErrOlder, ErrChanged, ErrTaken, *EventError when a new version's handler failed.
+// settings are of the group, bus.BatchSize for instance: not handlers, not bus.Start, for a read model is a function of the whole
+// log, and not bus.Concurrent, for a rebuild takes over in turn. Errors: ErrOlder, ErrChanged, ErrTaken, *EventError when a new version's handler failed.
 func Register(ctx context.Context, p Platform, d *Definition, settings ...bus.Option) error {
 	r, err := ensure(ctx, p.Store(), d)
 	if err != nil {
