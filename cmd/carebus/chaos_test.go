@@ -37,7 +37,7 @@ func TestChaos(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		store := "sqlite:" + filepath.Join(t.TempDir(), "chaos.db")
 		s := deploy(t, ground{store: store, whole: store, lease: 1500 * time.Millisecond})
-		t.Run("killed", func(t *testing.T) { s.killed(t, times(3, 100)) })
+		t.Run("killed", func(t *testing.T) { s.killed(t, times(10, 100)) })
 		t.Run("paused", func(t *testing.T) { s.paused(t, times(1, 50)) })
 		s.settle(t)
 	})
@@ -45,13 +45,13 @@ func TestChaos(t *testing.T) {
 		server := storetest.NewCluster(t)
 		store, proxy := storetest.Through(t, server.Address)
 		s := deploy(t, ground{store: store, whole: server.Address, frees: true, lease: 4 * time.Second})
-		t.Run("killed", func(t *testing.T) { s.killed(t, times(6, 100)) })
-		t.Run("paused", func(t *testing.T) { s.paused(t, times(3, 50)) })
+		t.Run("killed", func(t *testing.T) { s.killed(t, times(3, 100)) })
+		t.Run("paused", func(t *testing.T) { s.paused(t, times(1, 50)) })
 		t.Run("server", func(t *testing.T) {
-			s.everywhere(t, "the server was killed", times(3, 20), func(int) { server.Kill(t) })
+			s.everywhere(t, "the server was killed", times(1, 20), func(int) { server.Kill(t) })
 		})
 		t.Run("cut", func(t *testing.T) {
-			s.everywhere(t, "connections were cut", times(6, 100), func(i int) {
+			s.everywhere(t, "connections were cut", times(2, 100), func(i int) {
 				share := 0.3
 				if i%3 == 0 {
 					share = 1
