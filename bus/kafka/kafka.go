@@ -2,9 +2,11 @@ package kafka
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/carebus/carebus/bus"
@@ -123,9 +126,39 @@ func Open(ctx context.Context, store *eventstore.Store, o *Options) (*Transport,
 	if err != nil {
 		return nil, err
 	}
+	if err := greet(ctx, client); err != nil {
+		client.Close()
+		return nil, err
+	}
 	t.admin = kadm.NewClient(client)
 	t.relay.t = t
 	return t, nil
+}
+
+// greet finds out whether brokers that can be reached take this client. Those that cannot be reached are waited for later; but
+// what is wrong with a password or a certificate does not get better by waiting.
+func greet(ctx context.Context, client *kgo.Client) error {
+	for tries := 1; ; tries++ {
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err := client.Ping(short)
+		cancel()
+		var certificate *tls.CertificateVerificationError
+		var record tls.RecordHeaderError
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
+			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers refuse the login: %v; check the SASL mechanism, the user and the password", err)}
+		case errors.As(err, &certificate):
+			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers' certificate is not trusted: %v; name its authority", err)}
+		case errors.As(err, &record):
+			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers do not speak TLS on this port: %v", err)}
+		case !errors.Is(err, io.EOF):
+			return nil
+		case tries > 1: // it may have been going down
+			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers close the connection at once: %v; they may want TLS, or another login", err)}
+		}
+	}
 }
 
 // Close lets go of Kafka. Let the bus end first.
