@@ -155,8 +155,12 @@ func greet(ctx context.Context, client *kgo.Client) error {
 			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers do not speak TLS on this port: %v", err)}
 		case !errors.Is(err, io.EOF):
 			return nil
-		case tries > 1: // it may have been going down
+		case tries > 1:
 			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers close the connection at once: %v; they may want TLS, or another login", err)}
+		}
+		select { // it may have been going down
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 }
