@@ -14,7 +14,8 @@ import (
 )
 
 // sequencer is the one that commits: a goroutine that takes whatever waits, carries it out as one transaction, and
-// answers. While it waits for the disk the next group gathers, so groups grow with the load by themselves.
+// answers. While it waits for the disk the next group gathers, so groups grow with the load by themselves. While it waits for its
+// turn among processes, its own group grows.
 type sequencer struct {
 	d      driver.Driver
 	opts   Options
@@ -27,6 +28,9 @@ type sequencer struct {
 	done   chan struct{}
 	stats  counters
 	hooks  []CommitHook
+
+	group []*ticket      // under way; of the goroutine that commits
+	units []*driver.Unit // theirs
 }
 
 // ticket is a unit in the queue.
@@ -135,11 +139,8 @@ func (s *sequencer) enter(ctx context.Context, t *ticket) error {
 
 func (s *sequencer) run() {
 	defer close(s.done)
-	group := make([]*ticket, 0, s.opts.GroupUnits)
-	units := make([]*driver.Unit, 0, s.opts.GroupUnits)
 	last := 0 // units of the group before
 	for t := range s.queue {
-		group, units = group[:0], units[:0]
 		switch {
 		case s.opts.Linger > 0:
 			time.Sleep(s.opts.Linger)
@@ -151,38 +152,62 @@ func (s *sequencer) run() {
 				runtime.Gosched()
 			}
 		}
-		var freed int64
-		for more := true; more; {
-			freed += t.size
-			if t.begun.CompareAndSwap(false, true) {
-				group = append(group, t)
-				units = append(units, t.unit)
-			}
-			if len(group) == s.opts.GroupUnits {
-				break
-			}
-			select {
-			case next, ok := <-s.queue:
-				more = ok
-				t = next
-			default:
-				more = false
-			}
-		}
-		s.mu.Lock()
-		s.queued -= freed
-		close(s.bytes)
-		s.bytes = make(chan struct{})
-		s.mu.Unlock()
-		if last = len(group); last > 0 {
-			s.commit(group, units)
+		s.group, s.units = s.group[:0], s.units[:0]
+		s.take(t)
+		if last = len(s.group); last > 0 {
+			s.commit()
 		}
 	}
 }
 
-func (s *sequencer) commit(group []*ticket, units []*driver.Unit) {
+// take takes t, unless it is nil, and what else waits into the group, as far as there is room.
+func (s *sequencer) take(t *ticket) {
+	var freed int64
+	for {
+		if t != nil {
+			freed += t.size
+			if t.begun.CompareAndSwap(false, true) {
+				s.group = append(s.group, t)
+				s.units = append(s.units, t.unit)
+			}
+		}
+		if len(s.group) >= s.opts.GroupUnits {
+			break
+		}
+		t = nil
+		select {
+		case t = <-s.queue: // nil when it is closed and empty
+		default:
+		}
+		if t == nil {
+			break
+		}
+	}
+	s.mu.Lock()
+	s.queued -= freed
+	close(s.bytes)
+	s.bytes = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// more is for an engine whose turn has come: who has queued meanwhile joins the group.
+func (s *sequencer) more() []*driver.Unit {
+	n := len(s.units)
+	s.take(nil)
+	return s.units[n:]
+}
+
+// commit has the group carried out, and answers.
+func (s *sequencer) commit() {
 	begin := time.Now()
-	heads, err := s.d.Commit(context.Background(), units)
+	var heads []int64
+	var err error
+	if d, ok := s.d.(driver.Queued); ok {
+		heads, err = d.CommitQueued(context.Background(), s.units, s.more)
+	} else {
+		heads, err = s.d.Commit(context.Background(), s.units)
+	}
+	group, units := s.group, s.units
 	took := time.Since(begin)
 	s.stats.busy.Add(int64(took))
 	if err != nil {

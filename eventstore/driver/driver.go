@@ -225,6 +225,13 @@ type Driver interface {
 	Close() error
 }
 
+// Queued is an engine whose Commit may have to wait for its turn.
+type Queued interface {
+	// CommitQueued is Commit, but asks for more when its turn has come: units that have come meanwhile are carried out with the
+	// others, after them. more is called by the caller's goroutine, any number of times.
+	CommitQueued(ctx context.Context, units []*Unit, more func() []*Unit) (heads []int64, err error)
+}
+
 // Concurrent is an engine on which transactions that append nothing need not take turns with those that do.
 type Concurrent interface {
 	// Concurrent runs a function in a transaction of its own, while Commit and others like it are under way. It sees what

@@ -291,3 +291,42 @@ func testUnitsFailAlone(_ *testing.T, s *suite) {
 	}
 	s.clean(d)
 }
+
+// testQueued: units that come when the commit's turn has come are carried out with the others, each with an outcome of its own.
+func testQueued(t *testing.T, s *suite) {
+	d := s.open()
+	q, ok := d.(driver.Queued)
+	if !ok {
+		t.Skip("this engine does not ask for more")
+	}
+	s.table(d)
+	boom := errors.New("boom")
+	first := unit("s", driver.NoStream, made("1", "k"))
+	second := unit("s", 1, made("2", "k"))
+	conflict := unit("s", 1, made("3", "k"))
+	fails := transaction(func(driver.Tx) error { return boom })
+	large := transaction(func(tx driver.Tx) error {
+		if _, err := tx.ExecContext(context.Background(), upsert, "large", 1); err != nil {
+			return err
+		}
+		_, err := tx.Append(context.Background(), driver.Append{Stream: "s", Expected: 2, Events: []event.Event{made("4", "k")}})
+		return err
+	})
+	large.Large = true
+	late := []*driver.Unit{second, conflict, fails, large}
+	heads, err := q.CommitQueued(s.Context(), []*driver.Unit{first}, func() []*driver.Unit {
+		units := late
+		late = nil
+		return units
+	})
+	if err != nil || fmt.Sprint(heads) != fmt.Sprint(s.heads(d)) {
+		t.Fatalf("heads %v, are %v; %v", heads, s.heads(d), err)
+	}
+	if first.Err != nil || second.Err != nil || large.Err != nil || !errors.Is(conflict.Err, driver.ErrConflict) || !errors.Is(fails.Err, boom) {
+		t.Errorf("%v, %v, %v, %v, %v", first.Err, second.Err, large.Err, conflict.Err, fails.Err)
+	}
+	if all := s.all(d); len(all) != 3 || all["4"].StreamVersion != 3 || s.rows(d)["large"] != 1 {
+		t.Errorf("events %v, rows %v", all, s.rows(d))
+	}
+	s.clean(d)
+}

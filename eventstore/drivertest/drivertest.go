@@ -40,6 +40,7 @@ func Run(t *testing.T, e Engine) {
 		{"StreamVersions", testStreamVersions},
 		{"StreamReads", testStreamReads},
 		{"UnitsFailAlone", testUnitsFailAlone},
+		{"Queued", testQueued},
 		{"Transactions", testTransactions},
 		{"StreamsInside", testStreamsInside},
 		{"Savepoints", testSavepoints},

@@ -18,7 +18,8 @@ import (
 // group is the transaction under way. Its events are kept here until the end, when they are inserted by one statement:
 // the lock makes their places certain before they are stored. So undoing a unit's appends is undoing them in memory.
 type group struct {
-	packed [][][]byte // per unit and event, what is stored of the payload; made before the lock is taken
+	units  []*driver.Unit
+	packed [][][]byte // per unit and event, what is stored of the payload; made before the lock is taken, for most
 	large  bool
 
 	ran     bool // a unit's function has begun
@@ -54,38 +55,25 @@ type row struct {
 	before      stream
 }
 
-func newGroup(units []*driver.Unit) group {
-	g := group{packed: make([][][]byte, len(units))}
+// add takes units into the group, with what is stored of their payloads: compressed where it is worth it. The packer's result
+// is valid until its next call, so what it made is copied.
+func (g *group) add(units []*driver.Unit, p *driver.Packer) {
 	for _, u := range units {
 		g.large = g.large || u.Large
-	}
-	g.keep(units)
-	return g
-}
-
-func (g *group) keep(units []*driver.Unit) {
-	for i, u := range units {
-		g.packed[i] = make([][]byte, len(u.Append.Events))
-		for j := range u.Append.Events {
-			g.packed[i][j] = u.Append.Events[j].Payload
-		}
-	}
-}
-
-// pack compresses what is worth it. The packer's result is valid until its next call, so what it made is copied.
-func (g *group) pack(p *driver.Packer) {
-	for i := range g.packed {
-		for j, payload := range g.packed[i] {
-			if packed := p.Pack(payload); len(packed) != len(payload) {
-				g.packed[i][j] = append([]byte{}, packed...)
+		packed := make([][]byte, len(u.Append.Events))
+		for j := range packed {
+			payload := u.Append.Events[j].Payload
+			if packed[j] = p.Pack(payload); len(packed[j]) != len(payload) {
+				packed[j] = append([]byte{}, packed[j]...)
 			}
 		}
+		g.units, g.packed = append(g.units, u), append(g.packed, packed)
 	}
 }
 
 // reset makes the group ready for another attempt.
 func (g *group) reset() {
-	*g = group{packed: g.packed, large: g.large, byID: map[string]int{}, known: map[string]*driver.Record{},
+	*g = group{units: g.units, packed: g.packed, large: g.large, byID: map[string]int{}, known: map[string]*driver.Record{},
 		types: map[int64]string{}, origins: map[int64][2]string{}, streams: map[int64]string{}}
 }
 

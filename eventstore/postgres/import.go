@@ -84,7 +84,6 @@ func (d *DB) Import(ctx context.Context, records []driver.Record) error {
 		return fmt.Errorf("postgres: %w", driver.ErrReadOnly)
 	}
 	w := d.w
-	w.group = newGroup(nil)
 	w.group.reset()
 	defer func() { w.group = group{} }()
 	outcome, err := w.load(ctx, records)

@@ -445,3 +445,73 @@ func TestIndexesAreChecked(t *testing.T) {
 		t.Errorf("%d faults with one index that is not valid; want 1", n)
 	}
 }
+
+// TestQueuedMeanwhile: who comes while a process waits for its turn shares the commit.
+func TestQueuedMeanwhile(t *testing.T) {
+	t.Parallel()
+	address := storetest.Postgres(t)
+	var stores []*eventstore.Store
+	for range 2 {
+		d, err := postgres.Open(t.Context(), address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := eventstore.New(d, nil)
+		t.Cleanup(func() { _ = s.Close() })
+		stores = append(stores, s)
+	}
+	other, s := stores[0], stores[1]
+	has, lets := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := other.Update(context.Background(), func(*eventstore.Tx) error { close(has); <-lets; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-has
+	publish := func(i int) {
+		wg.Go(func() {
+			if _, err := s.Append(context.Background(), "", eventstore.AnyVersion, made(fmt.Sprint("e", i), fmt.Sprint("k", i%5))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	until := func(what string, so func() bool) {
+		t.Helper()
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for !so() {
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				t.Fatal("waiting for " + what)
+			}
+		}
+	}
+	publish(0)
+	until("the first to be taken", func() bool { return s.Stats().Queued == 0 })
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	until("the wait for the turn", func() (waits bool) {
+		if err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 'carebus_meta'::regclass::oid)`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+		return waits
+	})
+	const more = 50
+	for i := range more {
+		publish(1 + i)
+	}
+	until("the others to queue", func() bool { return s.Stats().Queued == more })
+	close(lets)
+	wg.Wait()
+	if st := s.Stats(); st.Commits != 1 || st.Units != 1+more || st.Largest != 1+more {
+		t.Errorf("%+v, want one commit", st)
+	}
+	if r, err := s.Verify(t.Context(), nil); err != nil || len(r.Faults) > 0 || r.Events != 1+more {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

@@ -133,6 +133,11 @@ func (w *writer) now() time.Time {
 
 // Commit carries out a group of units in one transaction.
 func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) {
+	return d.CommitQueued(ctx, units, func() []*driver.Unit { return nil })
+}
+
+// CommitQueued carries out a group of units, and those that have come when it has the lock, in one transaction.
+func (d *DB) CommitQueued(ctx context.Context, units []*driver.Unit, more func() []*driver.Unit) ([]int64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -145,12 +150,12 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 		return nil, context.Cause(ctx)
 	}
 	w := d.w
-	w.group = newGroup(units)
+	w.group = group{}
 	defer func() { w.group = group{} }()
-	w.group.pack(&w.packer)
+	w.group.add(units, &w.packer)
 	deadline := time.Now().Add(d.opts.BusyTimeout)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		heads, again, err := w.attempt(ctx, units)
+		heads, again, err := w.attempt(ctx, more)
 		if err == nil {
 			if w.group.news {
 				d.notifier.tell()
@@ -171,7 +176,7 @@ func (d *DB) Commit(ctx context.Context, units []*driver.Unit) ([]int64, error) 
 
 // attempt carries out the units once. again says that nothing of it remains, and that it may be carried out again, because
 // no unit's function has begun.
-func (w *writer) attempt(ctx context.Context, units []*driver.Unit) (heads []int64, again bool, err error) {
+func (w *writer) attempt(ctx context.Context, more func() []*driver.Unit) (heads []int64, again bool, err error) {
 	ended := false
 	defer func() {
 		if !ended { // an error, or a panic of a unit's function
@@ -182,7 +187,14 @@ func (w *writer) attempt(ctx context.Context, units []*driver.Unit) (heads []int
 	if err := w.begin(ctx); err != nil {
 		return nil, true, err
 	}
-	if err := w.run(units); err != nil {
+	large := w.group.large
+	if w.group.add(more(), &w.packer); w.group.large != large {
+		w.fuse.Stop()
+		if _, err := w.exec(unbounded); err != nil {
+			return nil, true, err
+		}
+	}
+	if err := w.run(w.group.units); err != nil {
 		return nil, !w.group.ran, err
 	}
 	outcome, err := w.finish()
@@ -220,6 +232,9 @@ func (w *writer) abandon() {
 	w.fuse.Stop()
 }
 
+// unbounded lets a transaction take longer than others may.
+const unbounded = `set local statement_timeout = 0; set local idle_in_transaction_session_timeout = '60s'`
+
 const stateText = `SELECT last_value, (extract(epoch from clock_timestamp()) * 1000000)::bigint FROM carebus_appends`
 
 // begin begins a transaction, takes the lock, and makes what is known true. The three statements are one round trip; each
@@ -234,12 +249,13 @@ func (w *writer) begin(ctx context.Context) error {
 	b.Queue(`SELECT pg_advisory_xact_lock($1, $2)`, int32(lockClass), w.d.lock)
 	var appends, now int64
 	b.Queue(stateText).QueryRow(func(r pgx.Row) error { return r.Scan(&appends, &now) })
-	if w.group.large {
-		b.Queue(`set local statement_timeout = 0`)
-		b.Queue(`set local idle_in_transaction_session_timeout = '60s'`)
-	}
 	if err := w.pg.SendBatch(ctx, b).Close(); err != nil {
 		return err
+	}
+	if w.group.large {
+		if _, err := w.exec(unbounded); err != nil {
+			return err
+		}
 	}
 	w.clock, w.since = time.UnixMicro(now), time.Now()
 	if len(w.streams) > streamCache {
