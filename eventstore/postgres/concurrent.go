@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,7 +28,7 @@ type concurrent struct {
 
 // Concurrent carries out a transaction beside those of Commit. Its outcome may be unknown, as that of any commit: who
 // cannot do it again without harm needs a row that tells.
-func (d *DB) Concurrent(ctx context.Context, run func(driver.Tx) error) error {
+func (d *DB) Concurrent(ctx context.Context, run func(driver.Tx) error) (err error) {
 	d.asides.RLock()
 	defer d.asides.RUnlock()
 	switch {
@@ -45,12 +46,19 @@ func (d *DB) Concurrent(ctx context.Context, run func(driver.Tx) error) error {
 	if err := conn.Raw(func(c any) error { t.pg = c.(sqlConn).Conn.Conn(); return nil }); err != nil {
 		return fmt.Errorf("postgres: %w", mapError(err))
 	}
+	// The context is watched once, not by each statement, which would cost more than many a statement does.
+	raw := t.pg.PgConn().Conn()
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	ended := false
 	defer func() {
 		if !ended { // an error, or a panic of run
 			t.abandon()
 		}
+		if !stop() && err != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
 	}()
+	ctx = context.WithoutCancel(ctx)
 	b := &pgx.Batch{}
 	b.Queue(`begin isolation level read committed`)
 	b.Queue(`SELECT clock_timestamp()`).QueryRow(func(r pgx.Row) error { return r.Scan(&t.now) })
@@ -125,21 +133,49 @@ func (t *concurrent) Stream(ctx context.Context, q driver.StreamQuery) ([]driver
 
 func (t *concurrent) Now() time.Time { return t.now.UTC() }
 
-func (t *concurrent) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if redefinition.MatchString(query) || definition.MatchString(query) {
-		return nil, driver.ErrInTurn // a change of tables waits for readers, and is translated
+// begin is to be called before every statement. The statement itself has no context: see Concurrent.
+func (t *concurrent) begin(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	tag, err := t.pg.Exec(ctx, query, args...)
+	return nil
+}
+
+func (t *concurrent) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if isDefinition(query) {
+		return nil, driver.ErrInTurn // it would wait for readers, and is translated
+	}
+	if err := t.begin(ctx); err != nil {
+		return nil, err
+	}
+	tag, err := t.pg.Exec(context.Background(), query, args...)
 	return rowsAffected(tag.RowsAffected()), t.failed(err)
 }
 
+// isDefinition reports whether a statement changes tables.
+func isDefinition(statement string) bool {
+	statement = strings.TrimSpace(statement)
+	word, _, _ := strings.Cut(statement[:min(len(statement), 10)], " ")
+	switch strings.ToUpper(word) {
+	case "CREATE", "ALTER", "DROP", "TRUNCATE":
+		return true
+	}
+	return false
+}
+
 func (t *concurrent) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	rows, err := t.conn.QueryContext(ctx, query, args...)
+	if err := t.begin(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := t.conn.QueryContext(context.Background(), query, args...)
 	return rows, t.failed(err)
 }
 
 func (t *concurrent) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return t.conn.QueryRowContext(ctx, query, args...)
+	if ctx.Err() == nil {
+		ctx = context.Background()
+	}
+	return t.conn.QueryRowContext(ctx, query, args...) // a context that has ended is its error
 }
 
 // Savepoint runs fn and undoes it when it fails or panics.
@@ -147,7 +183,10 @@ func (t *concurrent) Savepoint(ctx context.Context, fn func() error) (err error)
 	t.depth++
 	defer func() { t.depth-- }()
 	name := fmt.Sprint("s", t.depth)
-	if _, err := t.pg.Exec(ctx, "savepoint "+name); err != nil {
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	if _, err := t.pg.Exec(context.Background(), "savepoint "+name); err != nil {
 		return t.failed(err)
 	}
 	kept := false
@@ -156,7 +195,7 @@ func (t *concurrent) Savepoint(ctx context.Context, fn func() error) (err error)
 			return
 		}
 		t.first = nil
-		if _, uerr := t.pg.PgConn().Exec(context.WithoutCancel(ctx), "rollback to savepoint "+name+"; release savepoint "+name).ReadAll(); uerr != nil {
+		if _, uerr := t.pg.PgConn().Exec(context.Background(), "rollback to savepoint "+name+"; release savepoint "+name).ReadAll(); uerr != nil {
 			err = errors.Join(err, t.failed(uerr))
 		}
 	}()
@@ -166,7 +205,7 @@ func (t *concurrent) Savepoint(ctx context.Context, fn func() error) (err error)
 	if err := t.swallowed(); err != nil {
 		return err
 	}
-	_, err = t.pg.Exec(ctx, "release savepoint "+name)
+	_, err = t.pg.Exec(context.Background(), "release savepoint "+name)
 	kept = err == nil
 	return t.failed(err)
 }
