@@ -345,7 +345,8 @@ func (s *system) feels(t *testing.T, f *felt, begin time.Time, held map[place]st
 	f.last = append(f.last, time.Since(begin))
 }
 
-// joins waits until the process of a place in the deployment has its share in its groups.
+// joins waits until the process of a place in the deployment has its share in its groups: where a group has more members than
+// places, as the one that every process is in may have, that may be nothing.
 func (s *system) joins(t *testing.T, v *replica) {
 	t.Helper()
 	s.until(t, "a process to take part", func() (bool, error) {
@@ -353,15 +354,19 @@ func (s *system) joins(t *testing.T, v *replica) {
 		if err != nil {
 			return false, err
 		}
-		has := map[string]bool{}
+		has, room := map[string]bool{}, map[string]int{}
 		for at, now := range places {
-			if v.has(now.owner) {
-				has[at.group] = true
+			has[at.group] = has[at.group] || v.has(now.owner)
+			room[at.group]++
+		}
+		for _, groups := range members {
+			for _, g := range groups {
+				room[g]--
 			}
 		}
 		for member, groups := range members {
 			if v.has(member) {
-				return len(has) >= len(groups), nil
+				return !slices.ContainsFunc(groups, func(g string) bool { return !has[g] && room[g] >= 0 }), nil
 			}
 		}
 		return false, nil
