@@ -29,6 +29,9 @@ type concurrent struct {
 // Concurrent carries out a transaction beside those of Commit. Its outcome may be unknown, as that of any commit: who
 // cannot do it again without harm needs a row that tells.
 func (d *DB) Concurrent(ctx context.Context, run func(driver.Tx) error) (err error) {
+	if d.ending.Load() { // before the lock, which a transaction inside another could not have again
+		return driver.ErrClosed
+	}
 	d.asides.RLock()
 	defer d.asides.RUnlock()
 	switch {

@@ -262,15 +262,15 @@ func (d *DB) Info() driver.Info { return d.info }
 
 // Close closes the connections. A commit under way is waited for.
 func (d *DB) Close() error {
+	d.ending.Store(true)
+	d.asides.Lock() // those that come later see that it is closed
+	defer d.asides.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil
 	}
 	d.closed = true
-	d.ending.Store(true)
-	d.asides.Lock() // those that come later see that it is closed
-	defer d.asides.Unlock()
 	if d.w != nil {
 		d.w.disconnect()
 	}
