@@ -58,7 +58,14 @@ func TestConcurrentReplays(t *testing.T) {
 	})); err != nil {
 		t.Fatal(err)
 	}
+	publishAll := func(seq int) {
+		for k := range keys {
+			publish(t, s, numberedEvent(fmt.Sprint("k", k), seq))
+		}
+	}
+	publishAll(1)
 	start(t, b)
+	idle(t, b) // a replay for a group that is not there yet would be of events that it has never handled
 	done := make(chan error, 1)
 	go func() {
 		done <- func() error {
@@ -75,10 +82,8 @@ func TestConcurrentReplays(t *testing.T) {
 			return nil
 		}()
 	}()
-	for seq := 1; seq <= each; seq++ {
-		for k := range keys {
-			publish(t, s, numberedEvent(fmt.Sprint("k", k), seq))
-		}
+	for seq := 2; seq <= each; seq++ {
+		publishAll(seq)
 	}
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -88,3 +88,58 @@ func TestLostLeaseIsNoDeath(t *testing.T) {
 	stopSlower()
 	stop()
 }
+
+// TestSuspectIsRedriven: the member that has parked an event which processes died on handles it when a person says so.
+func TestSuspectIsRedriven(t *testing.T) {
+	t.Parallel()
+	if overKafka {
+		t.Skip("deaths are written by hand here, for partitions of the store")
+	}
+	s := newStore(t)
+	createEffects(t, s)
+	publish(t, s, numberedEvent("a", 1))
+	run := func(member string) (*bus.Bus, func()) {
+		b := newBus(t, s, &bus.Options{Member: member, Lease: time.Hour})
+		if err := b.Handle("g", bus.OnCall(thingDoneV1, bus.Call[numbered, string]{
+			Do: func(context.Context, string, event.Of[numbered]) (string, error) { return "", nil },
+			Done: func(ctx context.Context, tx bus.Tx, e event.Of[numbered], _ string) error {
+				return applyEffect(ctx, tx, e)
+			},
+		})); err != nil {
+			t.Fatal(err)
+		}
+		return b, start(t, b)
+	}
+	_, stop := run("dead")
+	eventually(t, s, func() bool { return lastSeqs(t, s, "g")["a"] == 1 })
+	stop()
+	publish(t, s, numberedEvent("a", 2))
+	if err := s.Update(t.Context(), func(tx *eventstore.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `UPDATE carebus_checkpoints SET owner = 'dead', expires_at = 0, handling = next, deaths = 2`)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := run("next")
+	eventually(t, s, func() bool {
+		parked, err := b.DeadLetters(t.Context(), bus.Filter{}, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(parked) == 1 && parked[0].Class == bus.Suspect
+	})
+	if _, err := b.Redrive(t.Context(), bus.Redrive{Filter: bus.Filter{Group: "g"}, Act: bus.Act{Reason: "it was the machine"}}); err != nil {
+		t.Fatal(err)
+	}
+	idle(t, b)
+	eventually(t, s, func() bool {
+		parked, err := b.DeadLetters(t.Context(), bus.Filter{}, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(parked) == 0 || parked[0].Attempts > 3
+	})
+	if got := lastSeqs(t, s, "g")["a"]; got != 2 {
+		t.Errorf("effects up to %d", got)
+	}
+}

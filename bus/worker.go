@@ -298,7 +298,9 @@ func (w *worker) handle(ctx context.Context, batch eventstore.Batch) error {
 			}
 			return err
 		}
-		w.marked = w.marked && out.next == w.next
+		if out.next > w.next { // whatever became of the event that processes died on: from here on it is one like others
+			w.suspect = suspect{handling: -1}
+		}
 		w.next, w.pos, w.late = out.next, out.next, time.Time{}
 		w.passed(w.next)
 		w.settle(out)
