@@ -346,6 +346,7 @@ func (b *Bus) shownHeads(ctx context.Context, parts []int) (heads map[int]int64,
 		if heads, err = b.heads(short, parts); err == nil || ctx.Err() != nil {
 			return heads, false, err
 		}
+		b.log.Warn("bus: the transport does not tell where its lanes end; lags are unknown", "error", errorText(err))
 		b.away.Store(time.Now().Add(5 * time.Second).UnixNano())
 	}
 	heads, err = b.heads(ctx, slices.DeleteFunc(slices.Clone(parts), func(p int) bool { return p >= FirstLane }))

@@ -10,6 +10,21 @@ import (
 	"github.com/carebus/carebus/eventstore"
 )
 
+// caller is a member, with a lease that outlasts the test, of group g, which makes an outside call for each event.
+func caller(t *testing.T, s *eventstore.Store, member string, call func()) *bus.Bus {
+	t.Helper()
+	b := newBus(t, s, &bus.Options{Member: member, Lease: time.Hour})
+	if err := b.Handle("g", bus.OnCall(thingDoneV1, bus.Call[numbered, string]{
+		Do: func(context.Context, string, event.Of[numbered]) (string, error) { call(); return "", nil },
+		Done: func(ctx context.Context, tx bus.Tx, e event.Of[numbered], _ string) error {
+			return applyEffect(ctx, tx, e)
+		},
+	})); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestLostLeaseIsNoDeath: members that lose their leases over an event, because they are slow, say so when they find out, and
 // their successors do not take the event for one that processes die of.
 func TestLostLeaseIsNoDeath(t *testing.T) {
@@ -22,20 +37,10 @@ func TestLostLeaseIsNoDeath(t *testing.T) {
 	publish(t, s, numberedEvent("a", 1))
 	run := func(member string, hangs <-chan struct{}) (asked chan struct{}, stop func()) {
 		asked = make(chan struct{}, 1)
-		b := newBus(t, s, &bus.Options{Member: member, Lease: time.Hour})
-		if err := b.Handle("g", bus.OnCall(thingDoneV1, bus.Call[numbered, string]{
-			Do: func(context.Context, string, event.Of[numbered]) (string, error) {
-				asked <- struct{}{}
-				<-hangs
-				return "", nil
-			},
-			Done: func(ctx context.Context, tx bus.Tx, e event.Of[numbered], _ string) error {
-				return applyEffect(ctx, tx, e)
-			},
-		})); err != nil {
-			t.Fatal(err)
-		}
-		return asked, start(t, b)
+		return asked, start(t, caller(t, s, member, func() {
+			asked <- struct{}{}
+			<-hangs
+		}))
 	}
 	free := make(chan struct{})
 	close(free)
@@ -98,19 +103,7 @@ func TestSuspectIsRedriven(t *testing.T) {
 	s := newStore(t)
 	createEffects(t, s)
 	publish(t, s, numberedEvent("a", 1))
-	run := func(member string) (*bus.Bus, func()) {
-		b := newBus(t, s, &bus.Options{Member: member, Lease: time.Hour})
-		if err := b.Handle("g", bus.OnCall(thingDoneV1, bus.Call[numbered, string]{
-			Do: func(context.Context, string, event.Of[numbered]) (string, error) { return "", nil },
-			Done: func(ctx context.Context, tx bus.Tx, e event.Of[numbered], _ string) error {
-				return applyEffect(ctx, tx, e)
-			},
-		})); err != nil {
-			t.Fatal(err)
-		}
-		return b, start(t, b)
-	}
-	_, stop := run("dead")
+	stop := start(t, caller(t, s, "dead", func() {}))
 	eventually(t, s, func() bool { return lastSeqs(t, s, "g")["a"] == 1 })
 	stop()
 	publish(t, s, numberedEvent("a", 2))
@@ -120,7 +113,8 @@ func TestSuspectIsRedriven(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	b, _ := run("next")
+	b := caller(t, s, "next", func() {})
+	start(t, b)
 	eventually(t, s, func() bool {
 		parked, err := b.DeadLetters(t.Context(), bus.Filter{}, 10)
 		if err != nil {
