@@ -48,9 +48,9 @@ func TestConcurrentReplays(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	createEffects(t, s)
-	const keys, each, replays = 16, 60, 12
+	const keys, each, replays = 16, 60, 40
 	b := newBus(t, s, nil)
-	if err := b.Handle("g", bus.Concurrent(), bus.BatchSize(8, 1<<20), bus.On(thingDoneV1, func(ctx context.Context, tx bus.Tx, e event.Of[numbered]) error {
+	if err := b.Handle("g", bus.Concurrent(), bus.BatchSize(2, 1<<20), bus.On(thingDoneV1, func(ctx context.Context, tx bus.Tx, e event.Of[numbered]) error {
 		if bus.DeliveryFrom(ctx).Replay {
 			return nil
 		}
