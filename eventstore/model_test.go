@@ -123,6 +123,8 @@ func TestModel(t *testing.T) {
 			r.append(s)
 		case n < 65:
 			r.update(s)
+		case n < 66:
+			r.burst(s)
 		case n < 99:
 			r.read(s)
 		default:
@@ -224,6 +226,18 @@ func (r *run) append(s *eventstore.Store) {
 	want, wantErr := r.m.append(stream, expected, events)
 	got, err := s.Append(r.Context(), stream, expected, events...)
 	r.same("append", got, want, err, wantErr)
+}
+
+// burst appends more than another handle reads to catch up.
+func (r *run) burst(s *eventstore.Store) {
+	events := make([]event.Event, 600)
+	for i := range events {
+		events[i] = r.event()
+		events[i].ID = event.NewID()
+	}
+	want, wantErr := r.m.append("", eventstore.AnyVersion, events)
+	got, err := s.Append(r.Context(), "", eventstore.AnyVersion, events...)
+	r.same("burst", got, want, err, wantErr)
 }
 
 var errUndo = errors.New("undo")

@@ -44,8 +44,8 @@ const kafkaPartitions = 12
 // overKafka measures the rung on which Kafka is the bus, over the store of g: the relay, and a group that reads topics and
 // has its effects in the store. Both are paused while what they are measured with is published.
 func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
-	const relay, consume = "relay to Kafka", "consume from Kafka, one upsert per event, concurrent"
-	if r.c.kafka == "" || !strings.Contains(g.name+"+kafka "+relay+consume, r.c.only) {
+	names := [...]string{"relay to Kafka", "relay to Kafka, beside a raw relay", "consume from Kafka, one upsert per event, concurrent"}
+	if r.c.kafka == "" || !strings.Contains(g.name+"+kafka "+strings.Join(names[:], " "), r.c.only) {
 		return nil
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(r.c.kafka, ",")...))
@@ -70,18 +70,16 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 	if err := g.store500(ctx); err != nil { // the topic is there before somebody reads it
 		return err
 	}
-	relays, consumes := make([]series, len(r.counts)), make([]series, len(r.counts))
+	all := make([][len(names)]series, len(r.counts))
 	for round := range r.c.rounds {
 		for i, n := range r.counts {
 			err := g.with(ctx, n, func(ctx context.Context) error {
-				if err := g.relayAndConsume(ctx, &relays[i], &consumes[i]); err != nil {
+				if err := g.relayAndConsume(ctx, &all[i]); err != nil {
 					return err
 				}
-				for _, s := range []struct {
-					name string
-					s    series
-				}{{relay, relays[i]}, {consume, consumes[i]}} {
-					r.say(fmt.Sprintf("%-9s %-32s %d × round %d %9.0f/s  raw %9.0f/s", g.name+"+kafka", s.name, n, round+1, s.s.rate[round], s.s.raw[round]))
+				for k, name := range names {
+					s := &all[i][k]
+					r.say(fmt.Sprintf("%-9s %-32s %d × round %d %9.0f/s  raw %9.0f/s", g.name+"+kafka", name, n, round+1, s.rate[round], s.raw[round]))
 				}
 				return nil
 			})
@@ -90,10 +88,10 @@ func (r *rungs) overKafka(ctx context.Context, g *rung) (err error) {
 			}
 		}
 	}
-	for k, all := range [][]series{relays, consumes} {
+	for k, name := range names {
 		for i, n := range r.counts {
-			p := all[i].point()
-			p.Rung, p.Name, p.Processes = g.name+"+kafka", []string{relay, consume}[k], n
+			p := all[i][k].point()
+			p.Rung, p.Name, p.Processes = g.name+"+kafka", name, n
 			r.report.Rungs = append(r.report.Rungs, p)
 		}
 	}
@@ -120,7 +118,8 @@ func removeTopics(ctx context.Context, admin *kadm.Client, prefix string) error 
 	return err
 }
 
-func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) error {
+// relayAndConsume measures the relay, beside a producer that has its records in memory and beside a raw relay, and a group.
+func (g *rung) relayAndConsume(ctx context.Context, measures *[3]series) error {
 	act := bus.Act{Actor: "bench", Reason: "measured"}
 	const relay = "kafka-relay"
 	group := "bench-" + event.NewID()
@@ -155,21 +154,27 @@ func (g *rung) relayAndConsume(ctx context.Context, relays, consumes *series) er
 			return err
 		}
 	}
-	for _, m := range []struct {
-		s    *series
+	// The raw relay reads rows of the raw baseline: of those that publishing has left, and of these.
+	if _, err := g.all(order{Do: doRaw, Rows: 500, Ordered: true, Seconds: 0.3}); err != nil {
+		return err
+	}
+	rates := map[string]float64{}
+	for k, m := range [...]struct {
 		raw  work
 		name string
 		from int64
-	}{{relays, doRawProduce, relay, fromRelay}, {consumes, doRawFetch, group, fromGroup}} {
+	}{{doRawProduce, relay, fromRelay}, {doRawRelay, relay, fromRelay}, {doRawFetch, group, fromGroup}} {
 		raw, err := g.all(order{Do: m.raw, Seconds: g.c.seconds})
 		if err != nil {
 			return err
 		}
-		rate, err := g.release(ctx, m.name, m.from, total)
-		if err != nil {
-			return err
+		if rates[m.name] == 0 { // the relay is measured once
+			if rates[m.name], err = g.release(ctx, m.name, m.from, total); err != nil {
+				return err
+			}
 		}
-		m.s.raw, m.s.rate = append(m.s.raw, raw.rate), append(m.s.rate, rate)
+		s := &measures[k]
+		s.raw, s.rate = append(s.raw, raw.rate), append(s.rate, rates[m.name])
 	}
 	_, err = g.all(order{Do: doLeave})
 	return err
@@ -226,6 +231,17 @@ func (r *rawKafka) produce(ctx context.Context, d time.Duration) (a workerAnswer
 		return a, *e
 	}
 	return a, nil
+}
+
+// relay sends rows of the store, and waits until all are acknowledged.
+func (r *rawKafka) relay(ctx context.Context) (int, error) {
+	return r.store.relay(ctx, func(events []event.Event) error {
+		records := make([]*kgo.Record, len(events))
+		for i := range events {
+			records[i] = &kgo.Record{Key: []byte(events[i].PartitionKey), Value: events[i].AppendJSON(nil)}
+		}
+		return r.producer.ProduceSync(ctx, records...).FirstErr()
+	})
 }
 
 // fetch takes up to 500 records and has the effects of them.

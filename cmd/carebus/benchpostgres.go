@@ -100,43 +100,55 @@ func (r *rawPostgres) insert(ctx context.Context, n int, ordered bool) error {
 	return r.conn.SendBatch(ctx, b).Close()
 }
 
-// some reads rows of the next partition and returns their keys.
+// some reads rows of the next partition, and calls each with one after the other.
 func (r *rawPostgres) some(ctx context.Context, q interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, limit int) (keys []string, part int, err error) {
-	part = turn(&r.part, r.c)
+}, limit int, each func(e *event.Event)) (n int, err error) {
+	part := turn(&r.part, r.c)
 	rows, err := q.Query(ctx, `SELECT `+rawColumns+` FROM raw WHERE pos >= $1 AND pos < $2 ORDER BY pos LIMIT $3`,
 		max(r.from[part], int64(part)<<40), int64(part+1)<<40, limit)
 	if err != nil {
-		return nil, part, err
+		return 0, err
 	}
-	var last, typ, origin, ts, rec int64
-	var id, corr, cause, trace, key string
+	var last, typ, origin, rec int64
+	var e event.Event
 	var payload []byte
-	_, err = pgx.ForEachRow(rows, []any{&last, &id, &typ, &origin, &corr, &cause, &ts, &rec, &trace, &key, &payload}, func() error {
-		keys = append(keys, key)
+	_, err = pgx.ForEachRow(rows, []any{&last, &e.ID, &typ, &origin, &e.CorrelationID, &e.CausationID, &e.Timestamp, &rec, &e.TraceID, &e.PartitionKey, &payload}, func() error {
+		n++
+		e.Payload = payload
+		each(&e)
 		return nil
 	})
-	if r.from[part] = last + 1; len(keys) < limit {
+	if r.from[part] = last + 1; n < limit {
 		r.from[part] = 0 // once more from the beginning
 	}
-	return keys, part, err
+	return n, err
 }
 
 func (r *rawPostgres) read(ctx context.Context) (n int, err error) {
 	_, err = r.inTx(ctx, false, func(tx pgx.Tx) ([]string, error) {
-		keys, _, err := r.some(ctx, tx, 500)
-		n = len(keys)
+		n, err = r.some(ctx, tx, 500, func(*event.Event) {})
 		return nil, err
 	})
 	return n, err
 }
 
 func (r *rawPostgres) effects(ctx context.Context, together bool) (int, error) {
-	return r.inTx(ctx, together, func(tx pgx.Tx) ([]string, error) {
-		keys, _, err := r.some(ctx, tx, 500)
+	return r.inTx(ctx, together, func(tx pgx.Tx) (keys []string, err error) {
+		_, err = r.some(ctx, tx, 500, func(e *event.Event) { keys = append(keys, e.PartitionKey) })
 		return keys, err
 	})
+}
+
+func (r *rawPostgres) relay(ctx context.Context, send func(events []event.Event) error) (n int, err error) {
+	var events []event.Event
+	if n, err = r.some(ctx, r.conn, relayRows, func(e *event.Event) { events = append(events, *e) }); err != nil {
+		return 0, err
+	}
+	if err := send(events); err != nil {
+		return 0, err
+	}
+	return n, r.upsert(ctx, nil, false)
 }
 
 func (r *rawPostgres) upsert(ctx context.Context, keys []string, together bool) error {

@@ -151,14 +151,14 @@ func (r *rawStore) scan(ctx context.Context, limit int) (float64, error) {
 	defer st.Close()
 	begin, total, from := time.Now(), 0, int64(0)
 	for {
-		keys, last, err := rawRows(st, from)
+		n, last, err := rawRows(st, func(*event.Event) {}, from)
 		if err != nil {
 			return 0, err
 		}
-		if len(keys) == 0 || total >= limit {
+		if n == 0 || total >= limit {
 			return float64(total) / time.Since(begin).Seconds(), nil
 		}
-		total += len(keys)
+		total += n
 		from = last + 1
 	}
 }
@@ -171,7 +171,7 @@ func (r *rawStore) loads(ctx context.Context, streams int) (float64, error) {
 	}
 	defer st.Close()
 	return readStreams(ctx, streams, streams, func(i int) error {
-		_, _, err := rawRows(st, int64(i))
+		_, _, err := rawRows(st, func(*event.Event) {}, int64(i))
 		return err
 	})
 }
@@ -197,24 +197,25 @@ func readStreams(ctx context.Context, n, streams int, load func(stream int) erro
 	return float64(n) / time.Since(begin).Seconds(), errors.Join(errs...)
 }
 
-// rawRows reads rows, of which it returns the keys and the last place, without a context that can end: the engine would
-// start a goroutine to watch it.
-func rawRows(st *sql.Stmt, args ...any) (keys []string, last int64, err error) {
+// rawRows reads rows, calls each with one after the other, and returns their number and the last place, without a context that can
+// end: the engine would start a goroutine to watch it.
+func rawRows(st *sql.Stmt, each func(e *event.Event), args ...any) (n int, last int64, err error) {
 	rows, err := st.Query(args...)
 	if err != nil {
-		return nil, 0, err
+		return 0, 0, err
 	}
 	defer rows.Close()
-	for rows.Next() {
-		var typ, origin, ts, rec int64
-		var id, corr, cause, trace, key string
+	var e event.Event
+	for ; rows.Next(); n++ {
+		var typ, origin, rec int64
 		var payload []byte
-		if err := rows.Scan(&last, &id, &typ, &origin, &corr, &cause, &ts, &rec, &trace, &key, &payload); err != nil {
-			return nil, 0, err
+		if err := rows.Scan(&last, &e.ID, &typ, &origin, &e.CorrelationID, &e.CausationID, &e.Timestamp, &rec, &e.TraceID, &e.PartitionKey, &payload); err != nil {
+			return 0, 0, err
 		}
-		keys = append(keys, key)
+		e.Payload = payload
+		each(&e)
 	}
-	return keys, last, rows.Err()
+	return n, last, rows.Err()
 }
 
 func percentile(d []time.Duration, p float64) time.Duration {

@@ -46,6 +46,7 @@ const (
 	doResume     work = "resume" // a group that is paused: whoever resumes it looks at once, others at their next heartbeat
 	doLeave      work = "leave"
 	doRawProduce work = "raw-produce"
+	doRawRelay   work = "raw-relay"
 	doRawFetch   work = "raw-fetch"
 )
 
@@ -87,10 +88,15 @@ type rawProcess interface {
 	read(ctx context.Context) (int, error)
 	// effects reads up to 500 rows, writes a row for each, and its place, durably.
 	effects(ctx context.Context, together bool) (int, error)
+	// relay reads up to relayRows rows, has them sent, and writes its place, durably.
+	relay(ctx context.Context, send func(events []event.Event) error) (int, error)
 	// upsert writes a row for each key, by a statement each or by one together, and a place, durably.
 	upsert(ctx context.Context, keys []string, together bool) error
 	close(ctx context.Context) error
 }
+
+// relayRows are as many as carebus's own relay takes at once.
+const relayRows = 2000
 
 // workerConfig are the flags of a worker process.
 type workerConfig struct {
@@ -204,6 +210,8 @@ func (w *benchWorker) do(ctx context.Context, o order) (workerAnswer, error) {
 		return repeat(ctx, for_, func() (int, error) { return w.raw.effects(ctx, o.Together) })
 	case doRawProduce:
 		return w.kafka.produce(ctx, for_)
+	case doRawRelay:
+		return repeat(ctx, for_, func() (int, error) { return w.kafka.relay(ctx) })
 	case doRawFetch:
 		return repeat(ctx, for_, func() (int, error) { return w.kafka.fetch(ctx) })
 	case doJoin:
@@ -340,35 +348,48 @@ func turn(part *int, c workerConfig) int {
 	return (*part + c.index) % 12
 }
 
-func (r *rawSQLite) some(limit int) (keys []string, part int, err error) {
-	part = turn(&r.part, r.c)
+func (r *rawSQLite) some(limit int, each func(e *event.Event)) (n int, err error) {
+	part := turn(&r.part, r.c)
 	first := max(r.from[part], int64(part)<<40)
 	st, err := r.conn.PrepareContext(context.Background(), rawPart)
 	if err != nil {
-		return nil, part, err
+		return 0, err
 	}
 	defer st.Close()
-	keys, last, err := rawRows(st, first, int64(part+1)<<40, limit)
-	if r.from[part] = last + 1; len(keys) < limit {
+	n, last, err := rawRows(st, each, first, int64(part+1)<<40, limit)
+	if r.from[part] = last + 1; n < limit {
 		r.from[part] = 0 // once more from the beginning
 	}
-	return keys, part, err
+	return n, err
 }
 
 func (r *rawSQLite) read(ctx context.Context) (int, error) {
-	keys, _, err := r.some(500)
+	n, err := r.some(500, func(*event.Event) {})
 	if err != nil {
 		return 0, err
 	}
-	return len(keys), r.upsert(ctx, nil, false)
+	return n, r.upsert(ctx, nil, false)
 }
 
 func (r *rawSQLite) effects(ctx context.Context, together bool) (int, error) {
-	keys, _, err := r.some(500)
+	var keys []string
+	n, err := r.some(500, func(e *event.Event) { keys = append(keys, e.PartitionKey) })
 	if err != nil {
 		return 0, err
 	}
-	return len(keys), r.upsert(ctx, keys, together)
+	return n, r.upsert(ctx, keys, together)
+}
+
+func (r *rawSQLite) relay(ctx context.Context, send func(events []event.Event) error) (int, error) {
+	var events []event.Event
+	n, err := r.some(relayRows, func(e *event.Event) { events = append(events, *e) })
+	if err != nil {
+		return 0, err
+	}
+	if err := send(events); err != nil {
+		return 0, err
+	}
+	return n, r.upsert(ctx, nil, false)
 }
 
 func (r *rawSQLite) upsert(ctx context.Context, keys []string, together bool) error {

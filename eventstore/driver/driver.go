@@ -184,8 +184,8 @@ type Driver interface {
 
 	// Commit carries out the units, in order, in one durable transaction. A unit that fails is undone alone, with its
 	// Err set. When Commit returns an error no unit has left a trace, except where the error is ErrUnavailable, where
-	// it is unknown. When it returns nil, everything is on stable storage, and heads are those of right after the commit.
-	// ctx bounds the wait for the engine's lock.
+	// it is unknown. When it returns nil, everything is on stable storage. heads are those of right after the commit; a
+	// commit that appends nothing may return older ones, or none. ctx bounds the wait for the engine's lock.
 	Commit(ctx context.Context, units []*Unit) (heads []int64, err error)
 
 	// Heads returns, per partition, the offset that the next event will get. Everything below is visible to readers.

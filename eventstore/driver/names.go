@@ -48,20 +48,21 @@ func (n *Names) Fill(r *Record, typ, origin int64) bool {
 	return ok1 && ok2
 }
 
-// Matching returns the ids of the types that match, and whether that is all of them; upTo is the highest id there is.
-func (n *Names) Matching(ctx context.Context, match func(string) bool, upTo int64) (ids []int64, all bool, err error) {
+// Matching returns the ids of the types that match, whether that is all of them, and the highest id that is known: upTo at
+// least, if there is such a type. A nil match is all.
+func (n *Names) Matching(ctx context.Context, match func(string) bool, upTo int64) (ids []int64, all bool, known int64, err error) {
 	n.mu.RLock()
 	stale := n.maxType < upTo
 	n.mu.RUnlock()
 	if stale {
 		if err := n.Load(ctx); err != nil {
-			return nil, false, err
+			return nil, false, 0, err
 		}
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	all = true
-	for id := int64(1); id <= n.maxType; id++ {
+	for id := int64(1); id <= n.maxType && match != nil; id++ {
 		name, ok := n.types[id]
 		if !ok {
 			continue
@@ -72,5 +73,5 @@ func (n *Names) Matching(ctx context.Context, match func(string) bool, upTo int6
 			all = false
 		}
 	}
-	return ids, all, nil
+	return ids, all, n.maxType, nil
 }

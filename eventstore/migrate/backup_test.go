@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -44,15 +45,14 @@ func underLoad(t *testing.T, c *clinic, backup func()) {
 	}
 }
 
-// restored is the clinic of a copy: it handles what the copy says was not handled, and everything of it ends up handled
-// once. What came after the moment of the copy is not there.
-func restored(t *testing.T, c *clinic, name string) {
+// restored is the clinic of a copy, which restore brings into its place and names: it handles what the copy says was not handled, and
+// everything of it ends up handled once. What came after the moment of the copy is not there. It returns how many events are.
+func restored(t *testing.T, c *clinic, restore func() (name string)) (events int) {
 	t.Helper()
 	all := c.histories()
 	c.close()
-	c.open(name)
+	c.open(restore())
 	defer c.close()
-	events := 0
 	sent := map[string]int{}
 	for key, list := range c.histories() {
 		patient, ok := strings.CutPrefix(key, "key ")
@@ -71,7 +71,7 @@ func restored(t *testing.T, c *clinic, name string) {
 	for _, n := range c.times() {
 		handled += n
 	}
-	t.Logf("the copy has %d of 400 events, %d of them handled", events, handled)
+	t.Logf("the copy has %d events, %d of them handled", events, handled)
 	if events < 200 || events > 400 {
 		t.Errorf("the copy has %d of 400 events", events)
 	}
@@ -88,6 +88,7 @@ func restored(t *testing.T, c *clinic, name string) {
 	if err != nil || len(letters) > 0 {
 		t.Errorf("%v, %v", letters, err)
 	}
+	return events
 }
 
 // TestBackup: a copy of a file that is written to is a whole store of one moment, in which the groups go on.
@@ -121,7 +122,7 @@ func TestBackup(t *testing.T) {
 	if files, err := filepath.Glob(other + "*"); err != nil || len(files) > 0 {
 		t.Errorf("broken off, it left %v, %v", files, err)
 	}
-	restored(t, c, "sqlite:"+to)
+	restored(t, c, func() string { return "sqlite:" + to })
 }
 
 // TestDump: the same by pg_dump and pg_restore, into another database.
@@ -165,7 +166,44 @@ func TestDump(t *testing.T) {
 		}
 	}()
 	plain.Path = "/" + database
-	run("pg_restore", "--exit-on-error", "--dbname="+plain.String(), file)
 	u.Path = "/" + database
-	restored(t, c, u.String())
+	restored(t, c, func() string {
+		run("pg_restore", "--exit-on-error", "--dbname="+plain.String(), file)
+		return u.String()
+	})
+}
+
+// TestPointInTime: a server loses its data. A base backup and the archived WAL bring back all that was acknowledged up to a
+// moment, and nothing of what came after it.
+func TestPointInTime(t *testing.T) {
+	server := storetest.NewCluster(t)
+	c := openClinic(t, server.Address, 7)
+	c.broken.Store(false)
+	underLoad(t, c, func() { server.Backup(t) })
+	ask := func(text string, into any) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), server.Address)
+		if err == nil {
+			defer conn.Close(context.Background())
+			err = conn.QueryRow(t.Context(), text).Scan(into)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var moment time.Time
+	ask(`SELECT clock_timestamp()`, &moment)
+	c.publish(200)
+	var segment string
+	ask(`SELECT pg_walfile_name(pg_switch_wal())`, &segment)
+	for archived := false; !archived; {
+		ask(`SELECT COALESCE(last_archived_wal, '') >= '`+segment+`' FROM pg_stat_archiver`, &archived)
+	}
+	events := restored(t, c, func() string {
+		server.Recover(t, moment)
+		return server.Address
+	})
+	if events != 400 {
+		t.Errorf("%d events were restored; 400 were acknowledged before the moment, and 200 after it", events)
+	}
 }

@@ -132,3 +132,74 @@ func againstRaw(b *testing.B, processes int) {
 	b.ReportMetric(theirs.Seconds()/ours.Seconds(), "ratio")
 	b.Logf("commits %d, largest group %d", stores[0].Stats().Commits, stores[0].Stats().Largest)
 }
+
+// BenchmarkRead reads partitions as a group does, and the same rows by a plain query, in turns.
+func BenchmarkRead(b *testing.B) {
+	address := storetest.Postgres(b)
+	ctx := b.Context()
+	d, err := postgres.Open(ctx, address, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := eventstore.New(d, nil)
+	defer s.Close()
+	const total, batch = 24_000, 500
+	for range total / batch {
+		events := make([]event.Event, batch)
+		for i := range events {
+			id := event.NewID()
+			events[i] = made(id, id)
+			events[i].CorrelationID = event.NewID()
+			events[i].Payload = fmt.Appendf(nil, `{"text":"%0470d"}`, i)
+		}
+		if _, err := s.Append(ctx, "", eventstore.AnyVersion, events...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var ours, theirs time.Duration
+	read := 0
+	for b.Loop() {
+		begin := time.Now()
+		for p := range s.Partitions() {
+			for from := int64(0); ; {
+				got, err := s.Partition(ctx, eventstore.PartitionQuery{Partition: p, From: from, Limit: batch, Match: func(string) bool { return true }})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if got.Next == from {
+					break
+				}
+				read += len(got.Records)
+				from = got.Next
+			}
+		}
+		ours += time.Since(begin)
+		begin = time.Now()
+		for p := range s.Partitions() {
+			last, n := int64(p)<<40-1, batch
+			for n == batch {
+				rows, err := conn.Query(ctx, `SELECT pos, id, type, origin, correlation, causation, timestamp, recorded, trace, key, payload FROM carebus_events WHERE pos > $1 AND pos < $2 ORDER BY pos LIMIT $3`,
+					last, int64(p+1)<<40, batch)
+				if err != nil {
+					b.Fatal(err)
+				}
+				var typ, origin, ts, recorded int64
+				var id, correlation, causation, trace, key string
+				var payload []byte
+				n = 0
+				if _, err := pgx.ForEachRow(rows, []any{&last, &id, &typ, &origin, &correlation, &causation, &ts, &recorded, &trace, &key, &payload}, func() error { n++; return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		theirs += time.Since(begin)
+	}
+	b.ReportMetric(float64(read)/ours.Seconds(), "events/s")
+	b.ReportMetric(float64(read)/theirs.Seconds(), "raw/s")
+	b.ReportMetric(theirs.Seconds()/ours.Seconds(), "ratio")
+}

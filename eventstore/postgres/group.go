@@ -22,17 +22,22 @@ type group struct {
 	packed [][][]byte // per unit and event, what is stored of the payload; made before the lock is taken, for most
 	large  bool
 
-	ran     bool // a unit's function has begun
-	unit    bool // a unit's function is running
-	wrote   bool // a function's statement may have changed something
-	void    bool // the only unit failed: roll back
-	alone   bool // the unit has no savepoint, the transaction is its own
-	point   bool // the unit's savepoint is made
-	points  bool // there is a savepoint, of this unit or an earlier one
-	depth   int
-	failed  error // of the unit's first statement that failed
-	news    bool  // something was committed
-	defines bool  // definitions are being changed, and the lock for it is held
+	ran    bool // a unit's function has begun
+	unit   bool // a unit's function is running
+	wrote  bool // a function's statement may have changed something
+	void   bool // the only unit failed: roll back
+	alone  bool // the unit has no savepoint, the transaction is its own
+	point  bool // the unit's savepoint is made
+	points bool // there is a savepoint, of this unit or an earlier one
+	depth  int
+	failed error // of the unit's first statement that failed
+	news   bool  // something was committed
+
+	appends  int64 // what the sequence said under the lock
+	synced   bool  // what is known is true for this transaction
+	appended bool  // a function has appended
+
+	defines bool // definitions are being changed, and the lock for it is held
 	token   string
 
 	rows    []row
@@ -97,26 +102,22 @@ func (w *writer) undo(mark int) {
 	g.rows = g.rows[:mark]
 }
 
-// prefetch looks up in one go what the group's appends need and is not known: streams, and ids that may be stored.
-func (w *writer) prefetch(units []*driver.Unit) error {
-	var names, ids []string
+// needs returns what appends need that is not known: streams, and ids that may be stored.
+func (w *writer) needs(units []*driver.Unit) (names, ids []string) {
 	for _, u := range units {
-		if u.Run != nil {
-			continue
-		}
-		if storable(u.Append) != nil {
+		if u.Run != nil || storable(u.Append) != nil {
 			continue
 		}
 		if _, ok := w.streams[u.Append.Stream]; !ok && u.Append.Stream != "" {
 			names = append(names, u.Append.Stream)
 		}
 		for i := range u.Append.Events {
-			if id := u.Append.Events[i].ID; !w.fresh.IsNew(id) {
+			if id := u.Append.Events[i].ID; !w.isNew(id) {
 				ids = append(ids, id)
 			}
 		}
 	}
-	return w.look(names, ids)
+	return names, ids
 }
 
 const (
@@ -129,13 +130,17 @@ func (w *writer) look(names, ids []string) error {
 	if len(names) == 0 && len(ids) == 0 {
 		return nil
 	}
-	if w.group.unit { // a look-up that fails is the unit's failure
-		if err := w.statement(); err != nil {
-			return err
-		}
-	}
-	w.arm()
 	b := &pgx.Batch{}
+	looked := w.queueLook(b, names, ids)
+	if err := w.ask(b); err != nil {
+		return err
+	}
+	looked()
+	return nil
+}
+
+// queueLook looks up streams and ids. The function is to be called when the batch has been read.
+func (w *writer) queueLook(b *pgx.Batch, names, ids []string) func() {
 	if len(names) > 0 {
 		b.Queue(streamsText, names).Query(func(rows pgx.Rows) error {
 			var name string
@@ -156,23 +161,24 @@ func (w *writer) look(names, ids []string) error {
 			return err
 		})
 	}
-	if err := w.pg.SendBatch(context.Background(), b).Close(); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if _, ok := w.streams[name]; !ok {
-			w.streams[name] = stream{}
+	return func() {
+		for _, name := range names {
+			if _, ok := w.streams[name]; !ok {
+				w.streams[name] = stream{}
+			}
+		}
+		for _, id := range ids {
+			if _, ok := w.group.known[id]; !ok {
+				w.group.known[id] = nil
+			}
 		}
 	}
-	for _, id := range ids {
-		if _, ok := w.group.known[id]; !ok {
-			w.group.known[id] = nil
-		}
-	}
-	return nil
 }
 
 func (w *writer) stream(name string) (stream, error) {
+	if err := w.synced(); err != nil {
+		return stream{}, err
+	}
 	if s, ok := w.streams[name]; ok {
 		return s, nil
 	}
@@ -205,6 +211,10 @@ func (w *writer) append(a driver.Append, packed [][]byte) ([]driver.Receipt, err
 	if err := storable(a); err != nil {
 		return nil, err
 	}
+	if err := w.synced(); err != nil {
+		return nil, err
+	}
+	w.group.appended = w.group.appended || w.group.unit
 	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
 	if err != nil {
 		return nil, err
@@ -266,7 +276,7 @@ func (w *writer) add(e *event.Event, name string, s *stream, digest [32]byte, no
 
 // stored returns the record of an event that is stored already, or was taken into the group; nil when it is new.
 func (w *writer) stored(id string) (*driver.Record, error) {
-	if w.fresh.IsNew(id) {
+	if w.isNew(id) {
 		return nil, nil
 	}
 	if i, ok := w.group.byID[id]; ok {
@@ -274,6 +284,11 @@ func (w *writer) stored(id string) (*driver.Record, error) {
 	}
 	if r, ok := w.group.known[id]; ok {
 		return r, nil
+	}
+	if w.unread != nil && w.group.unit {
+		if err := w.readUnread(); err != nil || w.isNew(id) {
+			return nil, err
+		}
 	}
 	err := w.look(nil, []string{id})
 	return w.group.known[id], err
@@ -494,7 +509,7 @@ func (w *writer) resolve(lost error) (outcome, error) {
 	g := w.group
 	deadline := time.Now().Add(w.d.opts.ResolveTimeout)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		out, err := w.ask(&g)
+		out, err := w.became(&g)
 		if err == nil {
 			if out == committed {
 				w.group.news = true
@@ -511,7 +526,7 @@ func (w *writer) resolve(lost error) (outcome, error) {
 	}
 }
 
-func (w *writer) ask(g *group) (outcome, error) {
+func (w *writer) became(g *group) (outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.d.opts.BusyTimeout)
 	defer cancel()
 	if err := w.connect(ctx); err != nil {

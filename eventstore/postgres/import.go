@@ -105,6 +105,9 @@ func (w *writer) load(ctx context.Context, records []driver.Record) (outcome, er
 	if err := w.begin(ctx); err != nil {
 		return undone, err
 	}
+	if err := w.sync(nil, false); err != nil {
+		return undone, err
+	}
 	names := map[string]bool{}
 	var list []string
 	for i := range records {

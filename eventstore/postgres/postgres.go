@@ -215,7 +215,9 @@ func (d *DB) open(ctx context.Context, location string) error {
 	pc.ConnConfig = d.config.Copy()
 	pc.MaxConns = int32(d.opts.Connections)
 	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
-		return d.prepare(ctx, c, fmt.Sprint("SET statement_timeout = ", ms(d.opts.StatementTimeout)))
+		// All that readers ask for is in the order of an index. Near the end of a partition the planner would rather read all
+		// that is left and sort it, on disk, for each batch of it.
+		return d.prepare(ctx, c, fmt.Sprint("SET enable_sort = off; SET enable_bitmapscan = off; SET statement_timeout = ", ms(d.opts.StatementTimeout)))
 	}
 	// Of connections that have rested, those that a restart of the server has ended are not used again.
 	pc.PrepareConn = func(_ context.Context, c *pgx.Conn) (bool, error) { return !stale(c.PgConn().Conn()), nil }

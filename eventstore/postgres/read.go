@@ -13,7 +13,7 @@ import (
 
 // columns of a record read from the log. Types and origins are few and cached; streams are not.
 const (
-	columns       = beforeStream + `COALESCE((SELECT name FROM carebus_streams s WHERE s.id = e.stream), '')` + afterStream
+	columns       = beforeStream + `CASE WHEN e.stream IS NULL THEN '' ELSE COALESCE((SELECT name FROM carebus_streams s WHERE s.id = e.stream), '') END` + afterStream
 	streamColumns = beforeStream + `$1::text` + afterStream // for reads of one stream, whose name is parameter 1
 	beforeStream  = `e.pos, e.id, e.type, e.origin, e.correlation, e.causation, e.timestamp, e.recorded, e.trace, e.key, `
 	afterStream   = `, COALESCE(e.version, 0), e.payload`
@@ -46,79 +46,99 @@ func (d *DB) loadNames(ctx context.Context) (types map[int64]string, origins map
 // filteredWindow is how many offsets a read with a type filter may look over when it finds little.
 const filteredWindow = 20_000
 
-// Partition reads a part of a partition.
+// Partition reads a part of a partition: one round trip.
 func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Batch, error) {
-	b := driver.Batch{Next: q.From}
+	none := driver.Batch{Next: q.From}
 	if err := d.known(q.Partition); err != nil {
-		return b, err
+		return none, err
 	}
 	if q.MaxBytes <= 0 {
 		q.MaxBytes = 4 << 20
-	}
-	base := int64(q.Partition) << offsetBits
-	window := int64(offsetMask)
-	if q.To > 0 {
-		window = q.To
 	}
 	if !isText(q.Key) {
 		q.Match = func(string) bool { return false } // nothing has such a key, and the server would not be asked for it
 		q.Key = ""
 	}
-	filtered := q.Match != nil || q.Key != ""
-	where := ""
-	var ids []int64
-	if filtered {
-		// What was looked at must be known even where nothing matched: the window ends at the head as seen before the
-		// rows are read, so that no row below it can appear later.
-		head, upTo, err := d.head(ctx, q.Partition)
+	if q.Match != nil || q.Key != "" {
+		return d.filtered(ctx, q)
+	}
+	to := int64(offsetMask)
+	if q.To > 0 {
+		to = q.To
+	}
+	rows, err := d.readers.Query(ctx, partText+partEnd, int64(q.Partition)<<offsetBits|q.From, int64(q.Partition)<<offsetBits|to, q.Limit)
+	if err != nil {
+		return none, d.readError(err)
+	}
+	records, _, err := d.records(ctx, rows, min(q.Limit, 512), q.MaxBytes)
+	if err != nil {
+		return none, d.readError(err)
+	}
+	if n := len(records); n > 0 {
+		return driver.Batch{Records: records, Next: records[n-1].Offset + 1}, nil
+	}
+	return none, nil
+}
+
+const (
+	partText = `SELECT ` + columns + ` FROM carebus_events e WHERE e.pos >= $1 AND e.pos < $2`
+	partEnd  = ` ORDER BY e.pos LIMIT $3`
+)
+
+// filtered reads what matches. What was looked at must be known even where nothing does: that ends at the head as seen
+// before the rows are read, so that no row below it can appear later. Which types match must be known of all that a row
+// below the head can have: where there is a new type, all is done again.
+func (d *DB) filtered(ctx context.Context, q driver.PartitionQuery) (driver.Batch, error) {
+	out := driver.Batch{Next: q.From}
+	base := int64(q.Partition) << offsetBits
+	window := q.From + max(filteredWindow, int64(q.Limit))
+	if q.To > 0 {
+		window = min(window, q.To)
+	}
+	for upTo := int64(1); ; {
+		ids, all, known, err := d.names.Matching(ctx, q.Match, upTo)
 		if err != nil {
-			return b, d.readError(err)
+			return out, d.readError(err)
 		}
-		window = min(window, head, q.From+max(filteredWindow, int64(q.Limit)))
-		if window <= q.From {
-			return b, nil
+		text, args := partText, []any{base | q.From, base | window, q.Limit}
+		if !all {
+			args = append(args, ids)
+			text += ` AND e.type + 0 = ANY($4)` // the sum keeps the planner from the index by type
 		}
-		if q.Match != nil {
-			var all bool
-			if ids, all, err = d.names.Matching(ctx, q.Match, upTo); err != nil {
-				return b, d.readError(err)
-			}
-			switch {
-			case len(ids) == 0:
-				b.Next = window
-				return b, nil
-			case !all:
-				where = ` AND e.type + 0 = ANY($4)` // the sum keeps the planner from the index by type
-			default:
-				ids = nil
-			}
+		if q.Key != "" {
+			args = append(args, q.Key)
+			text += fmt.Sprintf(` AND e.key = $%d`, len(args))
 		}
+		b := &pgx.Batch{}
+		var pos, maxType int64
+		b.Queue(headText, base, base+1<<offsetBits).QueryRow(func(r pgx.Row) error { return r.Scan(&pos, &maxType) })
+		var read scanned
+		if all || len(ids) > 0 {
+			b.Queue(text+partEnd, args...).Query(func(rows pgx.Rows) (err error) {
+				read, err = d.scan(rows, min(q.Limit, 512), q.MaxBytes)
+				return err
+			})
+		}
+		if err := d.readers.SendBatch(ctx, b).Close(); err != nil {
+			return out, d.readError(err)
+		}
+		if maxType > known {
+			upTo = maxType
+			continue
+		}
+		if out.Records, err = d.named(ctx, read); err != nil {
+			return out, d.readError(err)
+		}
+		end, n := min(window, pos+1-base), len(out.Records)
+		for n > 0 && out.Records[n-1].Offset >= end { // stored since the head was seen
+			n--
+		}
+		if n > 0 && n == len(out.Records) && (read.full || n == q.Limit) {
+			end = out.Records[n-1].Offset + 1
+		}
+		out.Records, out.Next = out.Records[:n], max(end, q.From)
+		return out, nil
 	}
-	args := []any{base | q.From, base | window, q.Limit}
-	if ids != nil {
-		args = append(args, ids)
-	}
-	if q.Key != "" {
-		args = append(args, q.Key)
-		where += fmt.Sprintf(` AND e.key = $%d`, len(args))
-	}
-	rows, err := d.readers.Query(ctx, `SELECT `+columns+` FROM carebus_events e WHERE e.pos >= $1 AND e.pos < $2`+where+` ORDER BY e.pos LIMIT $3`, args...)
-	if err != nil {
-		return b, d.readError(err)
-	}
-	records, full, err := d.records(ctx, rows, min(q.Limit, 512), q.MaxBytes)
-	if err != nil {
-		return b, d.readError(err)
-	}
-	b.Records = records
-	n := len(records)
-	switch {
-	case n > 0 && (full || n == q.Limit || !filtered):
-		b.Next = records[n-1].Offset + 1
-	case filtered:
-		b.Next = window
-	}
-	return b, nil
 }
 
 func (d *DB) known(partition int) error {
@@ -128,16 +148,8 @@ func (d *DB) known(partition int) error {
 	return nil
 }
 
-// head returns the partition's head and the highest type id, of one moment.
-func (d *DB) head(ctx context.Context, partition int) (head, maxType int64, err error) {
-	var pos int64
-	err = d.readers.QueryRow(ctx, `SELECT COALESCE((SELECT pos FROM carebus_events WHERE pos >= $1 AND pos < $2 ORDER BY pos DESC LIMIT 1), -1), COALESCE((SELECT MAX(id) FROM carebus_types), 0)`,
-		int64(partition)<<offsetBits, int64(partition+1)<<offsetBits).Scan(&pos, &maxType)
-	if pos < 0 {
-		return 0, maxType, err
-	}
-	return pos&offsetMask + 1, maxType, err
-}
+// headText is the position of the last event of a partition, or what is before its first, and the highest type id, of one moment.
+const headText = `SELECT COALESCE((SELECT pos FROM carebus_events WHERE pos >= $1 AND pos < $2 ORDER BY pos DESC LIMIT 1), $1 - 1), COALESCE((SELECT MAX(id) FROM carebus_types), 0)`
 
 const headsText = `SELECT p, e.pos FROM generate_series(0, $1::bigint - 1) p, LATERAL
 	(SELECT pos FROM carebus_events WHERE pos >= p << 40 AND pos < (p + 1) << 40 ORDER BY pos DESC LIMIT 1) e`
@@ -160,47 +172,70 @@ func (d *DB) Heads(ctx context.Context) ([]int64, error) {
 	return heads, nil
 }
 
-// records reads the rows of a query over columns or streamColumns, up to the row that reaches maxBytes of payload, and
-// closes them. Names that are not known yet are looked up after that, when the connection is free.
-func (d *DB) records(ctx context.Context, rows pgx.Rows, expect, maxBytes int) (out []driver.Record, full bool, err error) {
+// scanned are rows of a query over columns or streamColumns, some of which have names that are not known yet.
+type scanned struct {
+	records []driver.Record
+	unknown []names
+	full    bool // there may be more, beyond so many bytes
+}
+
+// names are ids that stand for the names of record i.
+type names struct {
+	i           int
+	typ, origin int64
+}
+
+// scan reads the rows of a query over columns or streamColumns, up to the row that reaches maxBytes of payload, and closes
+// them.
+func (d *DB) scan(rows pgx.Rows, expect, maxBytes int) (s scanned, err error) {
 	defer rows.Close()
-	type ids struct {
-		i           int
-		typ, origin int64
-	}
-	var unknown []ids
-	out = make([]driver.Record, 0, expect)
-	for bytes := 0; !full && rows.Next(); {
-		out = append(out, driver.Record{})
-		r := &out[len(out)-1]
+	s.records = make([]driver.Record, 0, expect)
+	for bytes := 0; !s.full && rows.Next(); {
+		s.records = append(s.records, driver.Record{})
+		r := &s.records[len(s.records)-1]
 		var pos, typ, origin, recorded int64
 		if err := rows.Scan(&pos, &r.ID, &typ, &origin, &r.CorrelationID, &r.CausationID, &r.Timestamp, &recorded, &r.TraceID, &r.PartitionKey, &r.Stream, &r.StreamVersion, (*[]byte)(&r.Payload)); err != nil {
-			return nil, false, err
+			return s, err
 		}
 		if err := place(r, pos, recorded); err != nil {
-			return nil, false, err
+			return s, err
 		}
 		if !d.names.Fill(r, typ, origin) {
-			unknown = append(unknown, ids{len(out) - 1, typ, origin})
+			s.unknown = append(s.unknown, names{len(s.records) - 1, typ, origin})
 		}
 		bytes += len(r.Payload)
-		full = bytes >= maxBytes
+		s.full = bytes >= maxBytes
 	}
 	rows.Close()
-	if err := rows.Err(); err != nil && !full {
+	if err := rows.Err(); err != nil && !s.full {
+		return s, err
+	}
+	return s, nil
+}
+
+// named looks up the names that were not known. The connection of the rows must be free.
+func (d *DB) named(ctx context.Context, s scanned) ([]driver.Record, error) {
+	if len(s.unknown) > 0 {
+		if err := d.names.Load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, u := range s.unknown {
+		if r := &s.records[u.i]; !d.names.Fill(r, u.typ, u.origin) {
+			return nil, fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, u.typ, u.origin)
+		}
+	}
+	return s.records, nil
+}
+
+// records is scan and named.
+func (d *DB) records(ctx context.Context, rows pgx.Rows, expect, maxBytes int) ([]driver.Record, bool, error) {
+	s, err := d.scan(rows, expect, maxBytes)
+	if err != nil {
 		return nil, false, err
 	}
-	if len(unknown) > 0 {
-		if err := d.names.Load(ctx); err != nil {
-			return nil, false, err
-		}
-	}
-	for _, u := range unknown {
-		if r := &out[u.i]; !d.names.Fill(r, u.typ, u.origin) {
-			return nil, false, fmt.Errorf("%w: event %s has unknown type %d or origin %d", driver.ErrCorrupt, r.ID, u.typ, u.origin)
-		}
-	}
-	return out, full, nil
+	out, err := d.named(ctx, s)
+	return out, s.full, err
 }
 
 // place fills in what is stored in another form.

@@ -19,8 +19,8 @@ import (
 
 // writer is the one connection of a process that writes, and what is known of the store's end so that an append needs no
 // look-up: heads and last hashes of the partitions, streams and interned names. It is true as long as the sequence
-// carebus_appends stands where this process has left it. What another process has appended is read then (catchUp); after
-// a lost connection, and after a transaction that was undone, all of it is read again (reload).
+// carebus_appends stands where this process has left it. Else the ends are read again (sync); after a lost connection, and
+// after a transaction that was undone, everything is (reload).
 type writer struct {
 	d    *DB
 	pool *sql.DB   // of one connection
@@ -33,10 +33,12 @@ type writer struct {
 	heads    []head
 	recorded int64 // of the last event, µs
 	fresh    *driver.Fresh
+	unread   []int64           // per partition: what others have appended from there on is not in fresh; nil when fresh has all
 	streams  map[string]stream // a stream that is known not to exist has no id
 	types    map[string]int64
 	origins  map[[2]string]int64
 	last     struct{ typ, origin, stream int64 } // highest ids given
+	eager    bool                                // functions append, as a rule: others are read for them at once
 	packer   driver.Packer
 
 	clock   time.Time // the server's, at the moment since
@@ -237,8 +239,8 @@ const unbounded = `set local statement_timeout = 0; set local idle_in_transactio
 
 const stateText = `SELECT last_value, (extract(epoch from clock_timestamp()) * 1000000)::bigint FROM carebus_appends`
 
-// begin begins a transaction, takes the lock, and makes what is known true. The three statements are one round trip; each
-// sees what was committed before it began, and so the last one sees what was before the lock.
+// begin begins a transaction, takes the lock, and learns whether others have appended since. The three statements are one
+// round trip; each sees what was committed before it began, and so the last one sees what was before the lock.
 func (w *writer) begin(ctx context.Context) error {
 	if err := w.connect(ctx); err != nil {
 		return err
@@ -247,8 +249,8 @@ func (w *writer) begin(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(`begin isolation level read committed`)
 	b.Queue(`SELECT pg_advisory_xact_lock($1, $2)`, int32(lockClass), w.d.lock)
-	var appends, now int64
-	b.Queue(stateText).QueryRow(func(r pgx.Row) error { return r.Scan(&appends, &now) })
+	var now int64
+	b.Queue(stateText).QueryRow(func(r pgx.Row) error { return r.Scan(&w.group.appends, &now) })
 	if err := w.pg.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
@@ -261,82 +263,154 @@ func (w *writer) begin(ctx context.Context) error {
 	if len(w.streams) > streamCache {
 		clear(w.streams)
 	}
-	if !w.known {
-		return w.reload(appends)
-	}
-	if appends != w.appends {
-		done, err := w.catchUp(appends)
-		if err != nil {
-			return err
-		}
-		if !done {
-			return w.reload(appends)
-		}
-	}
-	if w.fresh.Stale(w.now()) {
-		limit, floor := driver.FreshLimit(w.now()), ""
-		if err := w.pg.QueryRow(context.Background(), floorText, limit).Scan(&floor); err != nil {
-			return err
-		}
-		w.fresh.Begin(w.now(), limit, floor)
-	}
 	return nil
 }
 
-// others bounds what is read of each partition to catch up; beyond it everything is read anew, which is less.
-const others = 500
-
-const othersText = `SELECT e.pos, e.recorded, e.hash, e.id, COALESCE(e.stream, 0), COALESCE(s.name, ''), COALESCE(e.version, 0)
-	FROM unnest($1::bigint[]) f, LATERAL (SELECT pos, recorded, hash, id, stream, version FROM carebus_events WHERE pos >= f AND pos <= f | $2 ORDER BY pos LIMIT $3) e
-	LEFT JOIN carebus_streams s ON s.id = e.stream`
-
-// catchUp reads what other processes have appended, so that what is known stays known: new ids need no look-up, and
-// streams none either. It reports whether that was all.
-func (w *writer) catchUp(appends int64) (done bool, err error) {
-	w.known = false
-	from := make([]int64, len(w.heads))
-	for p := range from {
-		from[p] = int64(p)<<offsetBits | w.heads[p].next
+// sync makes what is known true, and looks up what the appends of units need: one round trip, or none when nobody else has
+// appended and nothing is to be looked up. It costs as much as these units have events, not as much as others have
+// appended; only for functions that append, whose events come later, the ids of others are read (all). A transaction that
+// appends nothing, such as that of a handler with rows of its own, does without.
+func (w *writer) sync(units []*driver.Unit, all bool) error {
+	g := &w.group
+	if !w.known || w.fresh.Stale(w.now()) {
+		if err := w.reload(); err != nil {
+			return err
+		}
 	}
-	count := make([]int, len(w.heads))
 	b := &pgx.Batch{}
-	b.Queue(othersText, from, int64(offsetMask), others).Query(func(rows pgx.Rows) error {
-		var pos, recorded int64
-		var hash []byte
-		var id, name string
-		var s stream
-		_, err := pgx.ForEachRow(rows, []any{&pos, &recorded, &hash, &id, &s.id, &name, &s.version}, func() error {
-			p, offset := pos>>offsetBits, pos&offsetMask
-			count[p]++
-			w.recorded = max(w.recorded, recorded)
+	if g.appends != w.appends {
+		w.known = false
+		clear(w.streams)
+		if w.unread == nil {
+			for p := range w.heads {
+				w.unread = append(w.unread, w.heads[p].next)
+			}
+		}
+		w.queueEnds(b)
+	}
+	names, ids := w.needs(units)
+	if all = all && w.unread != nil; all {
+		ids = nil
+	}
+	looked := w.queueLook(b, names, ids)
+	read := func() error { return nil }
+	if all {
+		read = w.queueUnread(b)
+	}
+	if b.Len() > 0 {
+		if err := w.ask(b); err != nil {
+			return err
+		}
+	}
+	looked()
+	w.appends, w.known, g.synced = g.appends, true, true
+	if !all {
+		return nil
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	return w.look(w.needs(units)) // of ids that may be known: few
+}
+
+// synced is sync for the first append of a function, where there was none before.
+func (w *writer) synced() error {
+	if w.group.synced {
+		return nil
+	}
+	return w.sync(nil, true)
+}
+
+// ask carries out look-ups, which in a unit's function are statements of the unit.
+func (w *writer) ask(b *pgx.Batch) error {
+	if w.group.unit {
+		if err := w.statement(); err != nil {
+			return err
+		}
+	}
+	w.arm()
+	return w.pg.SendBatch(context.Background(), b).Close()
+}
+
+const (
+	// others bounds how many ids are read that others have appended.
+	others     = 500
+	unreadText = `SELECT e.id FROM unnest($1::bigint[]) f, LATERAL (SELECT id FROM carebus_events WHERE pos >= f AND pos <= f | $2 ORDER BY pos LIMIT $3) e LIMIT $3`
+	floorText  = `SELECT COALESCE(MAX(id), '') FROM carebus_events WHERE id < $1`
+	endsText   = `SELECT p, e.pos, e.recorded, e.hash FROM generate_series(0, $1::bigint - 1) p, LATERAL
+	(SELECT pos, recorded, hash FROM carebus_events WHERE pos >= p << 40 AND pos < (p + 1) << 40 ORDER BY pos DESC LIMIT 1) e`
+)
+
+// queueUnread reads the ids that others have appended, so that new ids need no look-up. The function is to be called when
+// the batch has been read.
+func (w *writer) queueUnread(b *pgx.Batch) func() error {
+	from := make([]int64, len(w.unread))
+	for p, next := range w.unread {
+		from[p] = int64(p)<<offsetBits | next
+	}
+	count := 0
+	b.Queue(unreadText, from, int64(offsetMask), others).Query(func(rows pgx.Rows) error {
+		var id string
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+			count++
 			w.fresh.Add(id)
-			if known, ok := w.streams[name]; ok && s.version > known.version {
-				w.streams[name] = s
-			}
-			if h := &w.heads[p]; offset >= h.next {
-				h.next = offset + 1
-				if copy(h.hash[:], hash) != 32 {
-					return fmt.Errorf("%w: hash of %d bytes at partition %d, offset %d", driver.ErrCorrupt, len(hash), p, offset)
-				}
-			}
 			return nil
 		})
 		return err
 	})
-	w.queueNames(b)
-	if err := w.pg.SendBatch(context.Background(), b).Close(); err != nil {
-		return false, err
+	return func() error {
+		if count < others { // else there may be more
+			w.unread = nil
+			return nil
+		}
+		return w.refloor()
 	}
-	if slices.Max(count) == others {
-		return false, nil
-	}
-	w.appends = appends
-	w.known = true
-	return true, nil
 }
 
-// queueNames reads the names that were interned since.
-func (w *writer) queueNames(b *pgx.Batch) {
+// readUnread reads what others have appended, for a function that appends after all.
+func (w *writer) readUnread() error {
+	b := &pgx.Batch{}
+	read := w.queueUnread(b)
+	if err := w.ask(b); err != nil {
+		return err
+	}
+	return read()
+}
+
+// refloor begins anew with what is known of ids.
+func (w *writer) refloor() error {
+	limit, floor := driver.FreshLimit(w.now()), ""
+	b := &pgx.Batch{}
+	b.Queue(floorText, limit).QueryRow(func(r pgx.Row) error { return r.Scan(&floor) })
+	if err := w.ask(b); err != nil {
+		return err
+	}
+	w.fresh.Begin(w.now(), limit, floor)
+	for i := range w.group.rows {
+		w.fresh.Add(w.group.rows[i].record.ID)
+	}
+	w.unread = nil
+	return nil
+}
+
+// isNew is true only for ids that are not stored.
+func (w *writer) isNew(id string) bool { return w.unread == nil && w.fresh.IsNew(id) }
+
+// queueEnds reads the ends of the partitions, and the names that were interned since.
+func (w *writer) queueEnds(b *pgx.Batch) {
+	b.Queue(endsText, w.d.info.Partitions).Query(func(rows pgx.Rows) error {
+		var p, pos, recorded int64
+		var hash []byte
+		_, err := pgx.ForEachRow(rows, []any{&p, &pos, &recorded, &hash}, func() error {
+			w.heads[p].next = pos&offsetMask + 1
+			if copy(w.heads[p].hash[:], hash) != 32 {
+				return fmt.Errorf("%w: hash of %d bytes at partition %d, offset %d", driver.ErrCorrupt, len(hash), p, pos&offsetMask)
+			}
+			w.recorded = max(w.recorded, recorded)
+			return nil
+		})
+		return err
+	})
 	var id int64
 	var a, v string
 	b.Queue(`SELECT id, name FROM carebus_types WHERE id > $1`, w.last.typ).Query(func(rows pgx.Rows) error {
@@ -356,52 +430,36 @@ func (w *writer) queueNames(b *pgx.Batch) {
 	b.Queue(`SELECT COALESCE(MAX(id), 0) FROM carebus_streams`).QueryRow(func(r pgx.Row) error { return r.Scan(&w.last.stream) })
 }
 
-const (
-	floorText = `SELECT COALESCE(MAX(id), '') FROM carebus_events WHERE id < $1`
-	endsText  = `SELECT p, e.pos, e.recorded, e.hash FROM generate_series(0, $1::bigint - 1) p, LATERAL
-	(SELECT pos, recorded, hash FROM carebus_events WHERE pos >= p << 40 AND pos < (p + 1) << 40 ORDER BY pos DESC LIMIT 1) e`
-)
-
 // reload reads what is known of the store's end.
-func (w *writer) reload(appends int64) error {
-	if !w.known {
-		w.types, w.origins = map[string]int64{}, map[[2]string]int64{}
-		w.last.typ, w.last.origin = 0, 0
-	}
+func (w *writer) reload() error {
 	w.known = false
+	w.types, w.origins = map[string]int64{}, map[[2]string]int64{}
+	w.last.typ, w.last.origin = 0, 0
 	w.heads = make([]head, w.d.info.Partitions)
 	w.recorded = 0
 	w.streams = map[string]stream{}
 	limit, floor := driver.FreshLimit(w.now()), ""
 	b := &pgx.Batch{}
-	b.Queue(endsText, w.d.info.Partitions).Query(func(rows pgx.Rows) error {
-		var p, pos, recorded int64
-		var hash []byte
-		_, err := pgx.ForEachRow(rows, []any{&p, &pos, &recorded, &hash}, func() error {
-			w.heads[p].next = pos&offsetMask + 1
-			if copy(w.heads[p].hash[:], hash) != 32 {
-				return fmt.Errorf("%w: hash of %d bytes at partition %d, offset %d", driver.ErrCorrupt, len(hash), p, pos&offsetMask)
-			}
-			w.recorded = max(w.recorded, recorded)
-			return nil
-		})
-		return err
-	})
-	w.queueNames(b)
+	w.queueEnds(b)
 	b.Queue(floorText, limit).QueryRow(func(r pgx.Row) error { return r.Scan(&floor) })
-	if err := w.pg.SendBatch(context.Background(), b).Close(); err != nil {
+	if err := w.ask(b); err != nil {
 		return err
 	}
 	w.fresh.Begin(w.now(), limit, floor)
-	w.appends = appends
+	w.unread = nil
+	w.appends = w.group.appends
 	w.known = true
 	return nil
 }
 
 // run carries out the units of the group. An error is one of the whole group.
 func (w *writer) run(units []*driver.Unit) error {
-	if err := w.prefetch(units); err != nil {
-		return err
+	appends := slices.ContainsFunc(units, func(u *driver.Unit) bool { return u.Run == nil })
+	runs := slices.ContainsFunc(units, func(u *driver.Unit) bool { return u.Run != nil })
+	if appends || w.eager {
+		if err := w.sync(units, runs && w.eager); err != nil {
+			return err
+		}
 	}
 	for i, u := range units {
 		u.Receipts, u.Err = nil, nil
@@ -419,6 +477,9 @@ func (w *writer) run(units []*driver.Unit) error {
 			return fmt.Errorf("%w: the connection was lost in a transaction; nothing was stored: %w", driver.ErrUnavailable, u.Err)
 		}
 		u.Err = mapError(u.Err)
+	}
+	if runs {
+		w.eager = w.group.appended
 	}
 	return nil
 }

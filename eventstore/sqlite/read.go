@@ -88,7 +88,7 @@ func (d *DB) Partition(ctx context.Context, q driver.PartitionQuery) (driver.Bat
 			return b, nil
 		}
 		if q.Match != nil {
-			ids, all, err := d.names.Matching(ctx, q.Match, upTo)
+			ids, all, _, err := d.names.Matching(ctx, q.Match, upTo)
 			if err != nil {
 				return b, d.readError(err)
 			}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Cluster is a PostgreSQL server of a test's own, which the test may kill.
@@ -40,6 +41,16 @@ func (c *Cluster) Kill(t testing.TB) { t.Helper(); c.run(t, "kill", c.dir) }
 
 // Restart restarts the server in order, which cuts every connection.
 func (c *Cluster) Restart(t testing.TB) { t.Helper(); c.run(t, "restart", c.dir) }
+
+// Backup takes a base backup, and has WAL archived from then on.
+func (c *Cluster) Backup(t testing.TB) { t.Helper(); c.run(t, "backup", c.dir) }
+
+// Recover loses the server's data, and recovers what backup and archive have of a moment. What came after it must be in the
+// archive too.
+func (c *Cluster) Recover(t testing.TB, moment time.Time) {
+	t.Helper()
+	c.run(t, "recover", c.dir, moment.UTC().Format("2006-01-02 15:04:05.000000+00"))
+}
 
 func (c *Cluster) run(t testing.TB, args ...string) string {
 	t.Helper()
