@@ -133,7 +133,11 @@ func New(d driver.Driver, o *Options) *Store {
 // watch learns of other processes' commits.
 func (s *Store) watch(ctx context.Context) {
 	defer close(s.watched)
-	refresh := func() {
+	refresh := func(heads []int64) {
+		if heads != nil {
+			s.news.publish(heads)
+			return
+		}
 		// Tried until it succeeds: the engine does not tell of the same commit again.
 		for pause := 5 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, time.Second) {
 			heads, err := s.d.Heads(ctx)

@@ -164,11 +164,13 @@ func (g *rung) relayAndConsume(ctx context.Context, measures *[3]series) error {
 		name string
 		from int64
 	}{{doRawProduce, relay, fromRelay}, {doRawRelay, relay, fromRelay}, {doRawFetch, group, fromGroup}} {
+		g.calm(ctx)
 		raw, err := g.all(order{Do: m.raw, Seconds: g.c.seconds})
 		if err != nil {
 			return err
 		}
 		if rates[m.name] == 0 { // the relay is measured once
+			g.calm(ctx)
 			if rates[m.name], err = g.release(ctx, m.name, m.from, total); err != nil {
 				return err
 			}

@@ -61,6 +61,7 @@ const rawText = `raw is, on each rung, the same number of processes with one con
 - consume, one upsert per event: the same with an upsert for each row by a statement of its own.
 - consume, a batch's upserts together: the same with one statement for all of them.
 - relay to Kafka: a producer in each process, acks=all, idempotent, lz4, as many records as it takes.
+- relay to Kafka, beside a raw relay: reads of 2000 rows in order, sent by such a producer, the place; again when all are acknowledged.
 - consume from Kafka, one upsert per event: the same with records of a topic instead of rows.`
 
 // rungs is a run of `carebus bench` over rungs.
@@ -81,6 +82,15 @@ type rung struct {
 	p       *carebus.Platform
 	members []*worker // of the present number of processes
 	topics  string    // what topics' names begin with; empty without Kafka
+	server  *pgx.Conn // of the rungs that have one
+}
+
+// calm has the server write out what it has put off, where the user may ask for that: its checkpoints hold up whichever
+// measure they fall on, this one's or raw's, by seconds.
+func (g *rung) calm(ctx context.Context) {
+	if g.server != nil {
+		_, _ = g.server.Exec(ctx, "CHECKPOINT")
+	}
 }
 
 // runRungs is the command.
@@ -235,7 +245,7 @@ func (r *rungs) postgres(ctx context.Context) (err error) {
 	if _, err := c.Exec(ctx, rawPostgresTables); err != nil {
 		return err
 	}
-	g := &rung{rungs: r, name: "postgres", store: address}
+	g := &rung{rungs: r, name: "postgres", store: address, server: c}
 	if err := r.measure(ctx, g); err != nil {
 		return err
 	}
@@ -267,11 +277,11 @@ func (r *rungs) measure(ctx context.Context, g *rung) (err error) {
 	}
 	for _, stage := range [][]measure{
 		{
-			{fmt.Sprintf("publish, %d publishers each", r.c.publishers), func(_ context.Context, s *series) error {
-				return g.publish(s, order{Do: doPublish, Publishers: r.c.publishers, Batch: 1}, r.c.publishers)
+			{fmt.Sprintf("publish, %d publishers each", r.c.publishers), func(ctx context.Context, s *series) error {
+				return g.publish(ctx, s, order{Do: doPublish, Publishers: r.c.publishers, Batch: 1}, r.c.publishers)
 			}},
-			{"publish, batches of 200", func(_ context.Context, s *series) error {
-				return g.publish(s, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
+			{"publish, batches of 200", func(ctx context.Context, s *series) error {
+				return g.publish(ctx, s, order{Do: doPublish, Publishers: 1, Batch: 200}, 200)
 			}},
 		},
 		slices.Concat(
@@ -357,40 +367,40 @@ type series struct {
 	times                    []time.Duration
 }
 
-func mean(v []float64) float64 {
-	sum := 0.0
-	for _, x := range v {
-		sum += x
+// median of the rounds; of two, the mean.
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
 	}
-	return sum / float64(max(len(v), 1))
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 func (s *series) point() rungPoint {
-	p := rungPoint{Rate: mean(s.rate), Raw: mean(s.raw), Free: mean(s.free), Commits: mean(s.commits)}
+	p := rungPoint{Rate: median(s.rate), Raw: median(s.raw), Free: median(s.free), Commits: median(s.commits)}
 	p.Median, p.P99 = micros(percentile(s.times, 0.5)), micros(percentile(s.times, 0.99))
-	p.Ratio = p.Rate / p.Raw
+	var ratios []float64
+	for i := range s.rate {
+		ratios = append(ratios, s.rate[i]/s.raw[i])
+	}
+	p.Ratio, p.Low, p.High = median(ratios), slices.Min(ratios), slices.Max(ratios)
 	if p.Free > 0 {
 		p.FreeRatio = p.Rate / p.Free
-	}
-	for i := range s.rate {
-		ratio := s.rate[i] / s.raw[i]
-		if i == 0 || ratio < p.Low {
-			p.Low = ratio
-		}
-		p.High = max(p.High, ratio)
 	}
 	return p
 }
 
 // publish measures publishing beside raw inserts of rows.
-func (g *rung) publish(s *series, own order, rows int) error {
+func (g *rung) publish(ctx context.Context, s *series, own order, rows int) error {
 	own.Seconds = g.c.seconds
+	g.calm(ctx)
 	raw := order{Do: doRaw, Rows: rows, Seconds: g.c.seconds, Ordered: true}
 	r, err := g.all(raw)
 	if err != nil {
 		return err
 	}
 	s.raw = append(s.raw, r.rate)
+	g.calm(ctx)
 	if r, err = g.all(own); err != nil {
 		return err
 	}
@@ -399,6 +409,7 @@ func (g *rung) publish(s *series, own order, rows int) error {
 		return nil // there is no such thing as inserts without an order
 	}
 	raw.Ordered = false
+	g.calm(ctx)
 	if r, err = g.all(raw); err != nil {
 		return err
 	}
@@ -416,11 +427,13 @@ func (g *rung) consume(ctx context.Context, s *series, join, raw order) error {
 			return err
 		}
 	}
+	g.calm(ctx)
 	r, err := g.all(raw)
 	if err != nil {
 		return err
 	}
 	s.raw = append(s.raw, r.rate)
+	g.calm(ctx)
 	if _, err := g.all(join); err != nil {
 		return err
 	}

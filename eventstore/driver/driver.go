@@ -214,8 +214,9 @@ type Driver interface {
 	View(ctx context.Context, fn func(q Querier) error) error
 
 	// Watch calls notify once it is watching, and then whenever another process may have committed, until ctx ends. It
-	// may call too often, never too seldom: a commit is followed by a call within about 50 ms.
-	Watch(ctx context.Context, notify func()) error
+	// may call too often, never too seldom: a commit is followed by a call within about 50 ms. heads are those of the
+	// partitions that have grown, 0 for others; nil when the engine does not know them.
+	Watch(ctx context.Context, notify func(heads []int64)) error
 
 	// Verify walks one partition and reports every contradiction through fault: gaps in offsets, hashes that do not
 	// follow, index entries that are missing or point elsewhere. It reports progress now and then. With partition 0 it

@@ -88,7 +88,7 @@ func (d *DB) Concurrent(ctx context.Context, run func(driver.Tx) error) (err err
 		return fmt.Errorf("postgres: the server answered COMMIT with %s", tag)
 	}
 	ended = true
-	d.notifier.tell()
+	d.notifier.tell([]int64{})
 	return nil
 }
 

@@ -36,6 +36,8 @@ type group struct {
 	appends  int64 // what the sequence said under the lock
 	synced   bool  // what is known is true for this transaction
 	appended bool  // a function has appended
+	guess    bool  // ids may be taken for new, for the group can be carried out again
+	guessed  bool  // one was
 
 	defines bool // definitions are being changed, and the lock for it is held
 	token   string
@@ -112,7 +114,7 @@ func (w *writer) needs(units []*driver.Unit) (names, ids []string) {
 			names = append(names, u.Append.Stream)
 		}
 		for i := range u.Append.Events {
-			if id := u.Append.Events[i].ID; !w.isNew(id) {
+			if id := u.Append.Events[i].ID; !w.isNew(id, w.guess(&u.Append)) {
 				ids = append(ids, id)
 			}
 		}
@@ -215,7 +217,7 @@ func (w *writer) append(a driver.Append, packed [][]byte) ([]driver.Receipt, err
 		return nil, err
 	}
 	w.group.appended = w.group.appended || w.group.unit
-	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID) })
+	receipts, twin, duplicates, err := driver.Known(&a, func(i int) (*driver.Record, error) { return w.stored(a.Events[i].ID, w.guess(&a)) })
 	if err != nil {
 		return nil, err
 	}
@@ -275,8 +277,8 @@ func (w *writer) add(e *event.Event, name string, s *stream, digest [32]byte, no
 }
 
 // stored returns the record of an event that is stored already, or was taken into the group; nil when it is new.
-func (w *writer) stored(id string) (*driver.Record, error) {
-	if w.isNew(id) {
+func (w *writer) stored(id string, guess bool) (*driver.Record, error) {
+	if w.isNew(id, guess) {
 		return nil, nil
 	}
 	if i, ok := w.group.byID[id]; ok {
@@ -286,7 +288,7 @@ func (w *writer) stored(id string) (*driver.Record, error) {
 		return r, nil
 	}
 	if w.unread != nil && w.group.unit {
-		if err := w.readUnread(); err != nil || w.isNew(id) {
+		if err := w.readUnread(); err != nil || w.isNew(id, false) {
 			return nil, err
 		}
 	}

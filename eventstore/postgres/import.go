@@ -97,7 +97,7 @@ func (d *DB) Import(ctx context.Context, records []driver.Record) error {
 		w.abandon()
 		return fmt.Errorf("postgres: importing: %w", mapError(err))
 	}
-	d.notifier.tell()
+	d.notifier.tell(nil)
 	return nil
 }
 

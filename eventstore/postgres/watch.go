@@ -1,8 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,25 +19,80 @@ import (
 // notifier tells other processes of commits. It does so beside the commits, not in them: NOTIFY in a transaction takes a
 // lock that all databases of a server share, and holds it until the transaction is durable. What it fails to tell, because
 // the process ends or the connection breaks, the others find by polling.
+//
+// What it tells is the store's id, and then, after a space, the partitions that have grown, each as "partition:head", so that
+// the others need not look. Without the space they must.
 type notifier struct {
 	d      *DB
 	wake   chan struct{} // of capacity 1: commits that come while one is told of are told of together
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu    sync.Mutex
+	heads []int64 // as told last
+	grown string  // what is to be told of them
+	look  bool    // or that others must look
 }
+
+// longest is the longest payload of a NOTIFY that is sent; the server takes 8000 bytes.
+const longest = 7000
 
 func newNotifier(d *DB) *notifier {
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &notifier{d: d, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	n := &notifier{d: d, wake: make(chan struct{}, 1), heads: make([]int64, d.info.Partitions), cancel: cancel, done: make(chan struct{})}
 	go n.run(ctx)
 	return n
 }
 
-func (n *notifier) tell() {
+// tell has a commit told of. heads are those after it: none when nothing was appended, nil when others must look for
+// themselves.
+func (n *notifier) tell(heads []int64) {
+	n.mu.Lock()
+	n.look = n.look || heads == nil
+	for p, h := range heads {
+		if h > n.heads[p] {
+			n.heads[p] = h
+			n.grown += fmt.Sprintf(" %d:%d", p, h)
+		}
+	}
+	if len(n.grown) > longest {
+		n.look = true
+	}
+	n.mu.Unlock()
 	select {
 	case n.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (n *notifier) payload() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	text := n.d.id + cmp.Or(n.grown, " ")
+	if n.look {
+		text = n.d.id
+	}
+	n.grown, n.look = "", false
+	return text
+}
+
+// grown reads a payload: who sends it, and heads of partitions, 0 where nothing is told; nil heads when they are to be looked for.
+func (d *DB) grown(payload string) (id string, heads []int64) {
+	id, list, told := strings.Cut(payload, " ")
+	if !told {
+		return id, nil
+	}
+	heads = make([]int64, d.info.Partitions)
+	for _, f := range strings.Fields(list) {
+		part, head, _ := strings.Cut(f, ":")
+		p, err := strconv.Atoi(part)
+		h, herr := strconv.ParseInt(head, 10, 64)
+		if err != nil || herr != nil || p < 0 || p >= len(heads) {
+			return id, nil
+		}
+		heads[p] = h
+	}
+	return id, heads
 }
 
 func (n *notifier) run(ctx context.Context) {
@@ -40,12 +100,14 @@ func (n *notifier) run(ctx context.Context) {
 	for {
 		select {
 		case <-n.wake:
-			_, _ = n.d.readers.Exec(ctx, `SELECT pg_notify($1, $2)`, n.d.channel, n.d.id)
+			_, _ = n.d.readers.Exec(ctx, notifyText, n.d.channel, n.payload())
 		case <-ctx.Done():
 			return
 		}
 	}
 }
+
+const notifyText = `SELECT pg_notify($1, $2)`
 
 // close tells of the last commit and ends.
 func (n *notifier) close() {
@@ -55,13 +117,13 @@ func (n *notifier) close() {
 	case <-n.wake:
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, _ = n.d.readers.Exec(ctx, `SELECT pg_notify($1, $2)`, n.d.channel, n.d.id)
+		_, _ = n.d.readers.Exec(ctx, notifyText, n.d.channel, n.payload())
 	default:
 	}
 }
 
 // Watch calls notify for other processes' commits until ctx ends. It connects again by itself.
-func (d *DB) Watch(ctx context.Context, notify func()) error {
+func (d *DB) Watch(ctx context.Context, notify func(heads []int64)) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		began := time.Now()
 		err := d.watch(ctx, notify)
@@ -93,7 +155,7 @@ func (d *DB) Watch(ctx context.Context, notify func()) error {
 // So B takes the number for settled only when no transaction was under way after it has read it: it can have the lock for
 // a moment. Until then it reads the store at every poll. A standby has no locks of the primary, nor notifications: there
 // the place in the log that was replayed takes the number's part.
-func (d *DB) watch(ctx context.Context, notify func()) error {
+func (d *DB) watch(ctx context.Context, notify func(heads []int64)) error {
 	c, err := pgx.ConnectConfig(ctx, d.config)
 	if err != nil {
 		return err
@@ -115,7 +177,7 @@ func (d *DB) watch(ctx context.Context, notify func()) error {
 			return err
 		}
 	}
-	notify() // of what came before
+	notify(nil) // of what came before
 	settled, err := d.poll(ctx, c, standby)
 	if err != nil {
 		return err
@@ -127,8 +189,8 @@ func (d *DB) watch(ctx context.Context, notify func()) error {
 		cancel()
 		switch {
 		case err == nil:
-			if n.Payload != d.id { // our own are known
-				notify()
+			if id, heads := d.grown(n.Payload); id != d.id { // our own are known
+				notify(heads)
 			}
 			if time.Now().Before(next) {
 				continue
@@ -143,7 +205,7 @@ func (d *DB) watch(ctx context.Context, notify func()) error {
 			return err
 		}
 		if !at.settled || at.commits != settled.commits {
-			notify()
+			notify(nil)
 		}
 		settled = at
 		next = time.Now().Add(d.opts.PollInterval)

@@ -38,6 +38,8 @@ type writer struct {
 	types    map[string]int64
 	origins  map[[2]string]int64
 	last     struct{ typ, origin, stream int64 } // highest ids given
+	shared   bool                                // others had appended when this process last looked
+	doubts   int                                 // so many groups are not guessed about
 	eager    bool                                // functions append, as a rule: others are read for them at once
 	packer   driver.Packer
 
@@ -160,9 +162,18 @@ func (d *DB) CommitQueued(ctx context.Context, units []*driver.Unit, more func()
 		heads, again, err := w.attempt(ctx, more)
 		if err == nil {
 			if w.group.news {
-				d.notifier.tell()
+				grown := heads
+				if len(w.group.rows) == 0 {
+					grown = heads[:0]
+				}
+				d.notifier.tell(grown)
 			}
 			return heads, nil
+		}
+		var pe *pgconn.PgError
+		if again && w.group.guessed && errors.As(err, &pe) && pe.ConstraintName == "carebus_events_id" {
+			w.doubts = doubted
+			continue
 		}
 		err = fmt.Errorf("postgres: %w", mapError(err))
 		if !again || !errors.Is(err, driver.ErrUnavailable) || time.Now().After(deadline) {
@@ -251,8 +262,16 @@ func (w *writer) begin(ctx context.Context) error {
 	b.Queue(`SELECT pg_advisory_xact_lock($1, $2)`, int32(lockClass), w.d.lock)
 	var now int64
 	b.Queue(stateText).QueryRow(func(r pgx.Row) error { return r.Scan(&w.group.appends, &now) })
+	ends := w.known && w.shared && (w.eager || slices.ContainsFunc(w.group.units, isAppend))
+	before := w.heads
+	if ends { // it will be so again, and this is a round trip less
+		w.queueEnds(b)
+	}
 	if err := w.pg.SendBatch(ctx, b).Close(); err != nil {
 		return err
+	}
+	if ends {
+		w.moved(before)
 	}
 	if w.group.large {
 		if _, err := w.exec(unbounded); err != nil {
@@ -264,6 +283,21 @@ func (w *writer) begin(ctx context.Context) error {
 		clear(w.streams)
 	}
 	return nil
+}
+
+// moved takes note of what others have appended, when the ends of the partitions have been read; before are the former ones.
+func (w *writer) moved(before []head) {
+	if w.shared = w.group.appends != w.appends; !w.shared {
+		return
+	}
+	clear(w.streams)
+	if w.unread == nil {
+		w.unread = make([]int64, len(before))
+		for p := range before {
+			w.unread[p] = before[p].next
+		}
+	}
+	w.appends = w.group.appends
 }
 
 // sync makes what is known true, and looks up what the appends of units need: one round trip, or none when nobody else has
@@ -278,15 +312,10 @@ func (w *writer) sync(units []*driver.Unit, all bool) error {
 		}
 	}
 	b := &pgx.Batch{}
-	if g.appends != w.appends {
+	if before := w.heads; g.appends != w.appends {
 		w.known = false
-		clear(w.streams)
-		if w.unread == nil {
-			for p := range w.heads {
-				w.unread = append(w.unread, w.heads[p].next)
-			}
-		}
 		w.queueEnds(b)
+		w.moved(before)
 	}
 	names, ids := w.needs(units)
 	if all = all && w.unread != nil; all {
@@ -303,7 +332,7 @@ func (w *writer) sync(units []*driver.Unit, all bool) error {
 		}
 	}
 	looked()
-	w.appends, w.known, g.synced = g.appends, true, true
+	w.known, g.synced = true, true
 	if !all {
 		return nil
 	}
@@ -393,11 +422,34 @@ func (w *writer) refloor() error {
 	return nil
 }
 
-// isNew is true only for ids that are not stored.
-func (w *writer) isNew(id string) bool { return w.unread == nil && w.fresh.IsNew(id) }
+// isNew is true only for ids that are not stored; or, when guess is set, may be wrong about ids that others have appended a moment
+// ago: the index on ids tells, and the group is carried out again. It is publishers that have not got an answer who send an
+// event to two processes, and they are few.
+func (w *writer) isNew(id string, guess bool) bool {
+	switch {
+	case !w.fresh.IsNew(id):
+		return false
+	case w.unread != nil && guess:
+		w.group.guessed = true
+	}
+	return w.unread == nil || guess
+}
+
+// guess says whether ids of an append may be guessed about: nothing but its events depends on them, and its group can be
+// carried out again. (That a version is wrong would be told even of an event that is stored already.)
+func (w *writer) guess(a *driver.Append) bool {
+	return w.group.guess && (a.Stream == "" || a.Expected == driver.AnyVersion)
+}
+
+// doubted is how many groups are not guessed about after a guess was wrong.
+const doubted = 20
+
+const namesText = `SELECT 1, id, name, '' FROM carebus_types WHERE id > $1 UNION ALL SELECT 2, id, source, version FROM carebus_origins WHERE id > $2
+	UNION ALL SELECT 3, COALESCE(MAX(id), 0), '', '' FROM carebus_streams`
 
 // queueEnds reads the ends of the partitions, and the names that were interned since.
 func (w *writer) queueEnds(b *pgx.Batch) {
+	w.heads = slices.Clone(w.heads)
 	b.Queue(endsText, w.d.info.Partitions).Query(func(rows pgx.Rows) error {
 		var p, pos, recorded int64
 		var hash []byte
@@ -411,23 +463,22 @@ func (w *writer) queueEnds(b *pgx.Batch) {
 		})
 		return err
 	})
-	var id int64
-	var a, v string
-	b.Queue(`SELECT id, name FROM carebus_types WHERE id > $1`, w.last.typ).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&id, &a}, func() error {
-			w.types[a], w.last.typ = id, max(w.last.typ, id)
+	b.Queue(namesText, w.last.typ, w.last.origin).Query(func(rows pgx.Rows) error {
+		var kind, id int64
+		var name, version string
+		_, err := pgx.ForEachRow(rows, []any{&kind, &id, &name, &version}, func() error {
+			switch kind {
+			case 1:
+				w.types[name], w.last.typ = id, max(w.last.typ, id)
+			case 2:
+				w.origins[[2]string{name, version}], w.last.origin = id, max(w.last.origin, id)
+			default:
+				w.last.stream = id
+			}
 			return nil
 		})
 		return err
 	})
-	b.Queue(`SELECT id, source, version FROM carebus_origins WHERE id > $1`, w.last.origin).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&id, &a, &v}, func() error {
-			w.origins[[2]string{a, v}], w.last.origin = id, max(w.last.origin, id)
-			return nil
-		})
-		return err
-	})
-	b.Queue(`SELECT COALESCE(MAX(id), 0) FROM carebus_streams`).QueryRow(func(r pgx.Row) error { return r.Scan(&w.last.stream) })
 }
 
 // reload reads what is known of the store's end.
@@ -452,11 +503,14 @@ func (w *writer) reload() error {
 	return nil
 }
 
+func isAppend(u *driver.Unit) bool { return u.Run == nil }
+
 // run carries out the units of the group. An error is one of the whole group.
 func (w *writer) run(units []*driver.Unit) error {
-	appends := slices.ContainsFunc(units, func(u *driver.Unit) bool { return u.Run == nil })
-	runs := slices.ContainsFunc(units, func(u *driver.Unit) bool { return u.Run != nil })
-	if appends || w.eager {
+	runs := slices.ContainsFunc(units, func(u *driver.Unit) bool { return !isAppend(u) })
+	w.group.guess = !runs && w.doubts == 0
+	w.doubts = max(w.doubts-1, 0)
+	if w.eager || slices.ContainsFunc(units, isAppend) {
 		if err := w.sync(units, runs && w.eager); err != nil {
 			return err
 		}

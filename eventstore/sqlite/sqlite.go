@@ -225,7 +225,7 @@ func (d *DB) Close() error {
 }
 
 // Watch polls for commits of other processes: SQLite has no way to be told.
-func (d *DB) Watch(ctx context.Context, notify func()) error {
+func (d *DB) Watch(ctx context.Context, notify func(heads []int64)) error {
 	conn, err := d.views.Conn(ctx)
 	if err != nil {
 		return mapError(err)
@@ -250,7 +250,7 @@ func (d *DB) Watch(ctx context.Context, notify func()) error {
 		// The version changes on this connection for every other connection's commit, our own writer's among them:
 		// a call too many. The first call is for commits that came before anybody watched.
 		if v != last || first {
-			notify()
+			notify(nil)
 		}
 		last = v
 		select {
