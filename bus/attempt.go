@@ -130,6 +130,12 @@ func (w *worker) unit(ctx context.Context, items []item, end int64, careful bool
 			}
 			return w.checkpoint(ctx, tx, out.next)
 		}
+		if w.g.handlers[0].forward != nil && !careful && len(w.parked) == 0 {
+			if err := w.runForwarded(ctx, tx, items, &told); err != nil {
+				return errRedo
+			}
+			return w.checkpoint(ctx, tx, out.next)
+		}
 		begin := time.Now()
 		for i := range items {
 			it := &items[i]
@@ -263,6 +269,26 @@ func (w *worker) runBatch(ctx context.Context, tx *eventstore.Tx, items []item, 
 	return w.g.around(ctx, Tx{tx: tx, ctx: ctx}, records[0], func(ctx context.Context, tx Tx) error {
 		return w.g.handlers[0].batch(ctx, tx, records)
 	})
+}
+
+// runForwarded is what is left to do for events that were handed on together: something at most, of the last one.
+func (w *worker) runForwarded(ctx context.Context, tx *eventstore.Tx, items []item, told *runs) (err error) {
+	last := &items[len(items)-1]
+	ctx = w.deliveryContext(ctx, last.rec, false)
+	if len(told.hooks) > 0 {
+		records := make([]eventstore.Record, len(items))
+		for i := range items {
+			records[i] = items[i].rec
+		}
+		ctx = told.begin(ctx, records...)
+		defer func() { told.handled(err) }()
+	}
+	for i := range items {
+		if err := w.verdict(&items[i]); err != nil {
+			return err
+		}
+	}
+	return w.g.around(ctx, Tx{tx: tx, ctx: ctx}, last.rec, func(ctx context.Context, t Tx) error { return last.run(ctx, w.g, t) })
 }
 
 func (w *worker) deliveryContext(ctx context.Context, r eventstore.Record, redrive bool) context.Context {

@@ -13,7 +13,7 @@ type Hook = any
 
 // HandleHook is told of events being handled.
 type HandleHook interface {
-	// OnHandle is called when the handlers of a group begin with an event, or with the events of a batch handler, by the
+	// OnHandle is called when the handlers of a group begin with an event, or with the events of a handler of batches, by the
 	// worker of the partition, inside the transaction; DeliveryFrom tells group and place. It returns the context that the
 	// handlers go on with and, unless it is nil, a function that is called once, when the transaction has ended and it is
 	// known what came of the run.

@@ -3,6 +3,7 @@ package event
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -10,11 +11,18 @@ import (
 // AppendJSON appends the envelope's native JSON form to dst and returns it. Optional members that are empty are left
 // out; the payload is written as it is, without a check, and as null when there is none.
 func (e Event) AppendJSON(dst []byte) []byte {
+	dst = slices.Grow(dst, e.jsonSize())
 	dst = append(dst, `{"metadata":`...)
 	dst = e.Metadata.appendJSON(dst)
 	dst = append(dst, `,"payload":`...)
 	dst = appendPayload(dst, e.Payload)
 	return append(dst, '}')
+}
+
+// jsonSize is the size of the JSON form where no character needs an escape.
+func (e *Event) jsonSize() int {
+	const names = len(`{"metadata":{"eventId":"","eventType":"","eventSource":"","correlationId":"","causationId":"","timestamp":1700000000000,"version":"","traceId":"","partitionKey":""},"payload":}`)
+	return names + len(e.ID) + len(e.Type) + len(e.Source) + len(e.CorrelationID) + len(e.CausationID) + len(e.Version) + len(e.TraceID) + len(e.PartitionKey) + len(e.Payload)
 }
 
 func (m *Metadata) appendJSON(dst []byte) []byte {

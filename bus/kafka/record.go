@@ -25,24 +25,36 @@ const (
 	headerOrigin = "carebus-origin"
 )
 
+var contentJSON = []byte("application/json")
+
+// encode makes a record, whose parts are one piece of memory.
 func encode(r eventstore.Record, topic string, partition int32, log string, prev int64) *kgo.Record {
-	origin := make([]byte, 0, 96+len(r.Stream))
-	origin = append(origin, log...)
-	for _, n := range []int64{r.Offset, prev, r.RecordedAt.UnixMicro()} {
-		origin = strconv.AppendInt(append(origin, ' '), n, 10)
+	const numbers = 4 * 21
+	buf := make([]byte, 0, 512+len(r.Payload)+2*(len(r.ID)+len(r.CorrelationID)+len(r.PartitionKey)+len(r.Type))+len(log)+numbers+len(r.Stream))
+	part := func(add func(b []byte) []byte) []byte {
+		from := len(buf)
+		buf = add(buf)
+		return buf[from:len(buf):len(buf)]
 	}
-	if r.Stream != "" {
-		origin = strconv.AppendInt(append(origin, ' '), r.StreamVersion, 10)
-		origin = append(append(origin, ' '), r.Stream...)
-	}
+	text := func(s string) []byte { return part(func(b []byte) []byte { return append(b, s...) }) }
 	return &kgo.Record{
-		Topic: topic, Partition: partition, Key: []byte(r.PartitionKey), Value: r.AppendJSON(nil),
+		Topic: topic, Partition: partition, Value: part(r.AppendJSON), Key: text(r.PartitionKey),
 		Headers: []kgo.RecordHeader{
-			{Key: headerContent, Value: []byte("application/json")},
-			{Key: headerType, Value: []byte(r.Type)},
-			{Key: headerID, Value: []byte(r.ID)},
-			{Key: headerFlow, Value: []byte(r.CorrelationID)},
-			{Key: headerOrigin, Value: origin},
+			{Key: headerContent, Value: contentJSON},
+			{Key: headerType, Value: text(r.Type)},
+			{Key: headerID, Value: text(r.ID)},
+			{Key: headerFlow, Value: text(r.CorrelationID)},
+			{Key: headerOrigin, Value: part(func(b []byte) []byte {
+				b = append(b, log...)
+				for _, n := range [...]int64{r.Offset, prev, r.RecordedAt.UnixMicro()} {
+					b = strconv.AppendInt(append(b, ' '), n, 10)
+				}
+				if r.Stream != "" {
+					b = strconv.AppendInt(append(b, ' '), r.StreamVersion, 10)
+					b = append(append(b, ' '), r.Stream...)
+				}
+				return b
+			})},
 		},
 	}
 }

@@ -70,10 +70,15 @@ func (r *relay) forward(ctx context.Context, partition int, records []eventstore
 	}
 	out := make([]*kgo.Record, len(records))
 	log := r.t.Log(partition)
+	topics := map[string]topic{} // by domain
 	for i, e := range records {
-		k, err := r.t.topic(ctx, r.t.opts.Prefix+domain(e.Type))
-		if err != nil {
-			return nil, err
+		d := domain(e.Type)
+		k, ok := topics[d]
+		if !ok {
+			if k, err = r.t.topic(ctx, r.t.opts.Prefix+d); err != nil {
+				return nil, err
+			}
+			topics[d] = k
 		}
 		p := eventstore.PartitionOf(e.PartitionKey, k.partitions)
 		lane := k.name + "/" + strconv.Itoa(p)
