@@ -45,6 +45,10 @@ type Bus struct {
 	handleHooks []HandleHook
 	callHooks   []CallHook
 
+	oldest struct { // see recordedAt
+		sync.Mutex
+		times map[spot]time.Time
+	}
 	away atomic.Int64 // until then, in ns, the transport is taken to be out of reach; see shownHeads
 
 	mu      sync.Mutex

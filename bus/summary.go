@@ -17,7 +17,7 @@ type GroupSummary struct {
 	State   string // running, paused, stopped
 	Members int
 	Lag     int64     // events stored and not yet looked at; without lanes, when LagUnknown
-	Oldest  time.Time // when the first of them was recorded; zero when there is none
+	Oldest  time.Time // when the first of them was recorded; zero when there is none, or a transport does not say
 	Parked  map[Class]ParkedCount
 
 	LagUnknown bool // the transport that brings the group's events cannot be reached
@@ -102,39 +102,83 @@ func (b *Bus) Summary(ctx context.Context) ([]GroupSummary, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]GroupSummary, 0, len(byName))
-	type place struct {
-		part int
-		at   int64
-	}
-	seen := map[place]time.Time{} // groups are often at the same one
 	for name, g := range byName {
 		for part, at := range next[name] {
 			g.LagUnknown = g.LagUnknown || unknown && part >= FirstLane
+			g.Lag += max(0, heads[part]-at)
 			if at >= heads[part] {
-				continue
+				delete(next[name], part)
 			}
-			g.Lag += heads[part] - at
-			if part >= FirstLane { // it would be a round trip to the broker for each
-				continue
-			}
-			recorded, ok := seen[place{part, at}]
-			if !ok {
-				batch, err := b.store.Partition(ctx, eventstore.PartitionQuery{Partition: part, From: at, Limit: 1})
-				if err != nil {
-					return nil, err
-				}
-				if len(batch.Records) > 0 {
-					recorded = batch.Records[0].RecordedAt
-				}
-				seen[place{part, at}] = recorded
-			}
-			if !recorded.IsZero() && (g.Oldest.IsZero() || recorded.Before(g.Oldest)) {
-				g.Oldest = recorded
+		}
+	}
+	recorded, err := b.recordedAt(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]GroupSummary, 0, len(byName))
+	for name, g := range byName {
+		for part, at := range next[name] {
+			if t := recorded[spot{part, at}]; !t.IsZero() && (g.Oldest.IsZero() || t.Before(g.Oldest)) {
+				g.Oldest = t
 			}
 		}
 		out = append(out, *g)
 	}
 	slices.SortFunc(out, func(a, b GroupSummary) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+type spot struct {
+	part int
+	at   int64
+}
+
+// oldestTime bounds how long a summary waits for a transport to say how old events are.
+const oldestTime = 2 * time.Second
+
+// recordedAt returns when the events were recorded that groups have before them. next is by group and partition. What was said of
+// places where groups still are is remembered.
+func (b *Bus) recordedAt(ctx context.Context, next map[string]map[int]int64) (map[spot]time.Time, error) {
+	b.oldest.Lock()
+	defer b.oldest.Unlock()
+	times, lanes := map[spot]time.Time{}, map[spot]bool{} // groups are often at the same place
+	for _, at := range next {
+		for part, offset := range at {
+			p := spot{part, offset}
+			if _, ok := times[p]; ok {
+				continue
+			}
+			if t, ok := b.oldest.times[p]; ok {
+				times[p] = t
+				continue
+			}
+			if part >= FirstLane {
+				lanes[p] = true
+				continue
+			}
+			batch, err := b.store.Partition(ctx, eventstore.PartitionQuery{Partition: part, From: offset, Limit: 1})
+			if err != nil {
+				return nil, err
+			}
+			if len(batch.Records) > 0 {
+				times[p] = batch.Records[0].RecordedAt
+			}
+		}
+	}
+	brief, cancel := context.WithTimeout(ctx, oldestTime)
+	defer cancel()
+	for b.opts.Transport != nil && len(lanes) > 0 && brief.Err() == nil { // one place of each lane at a time
+		ask := map[int]int64{}
+		for p := range lanes {
+			if _, ok := ask[p.part]; !ok {
+				ask[p.part] = p.at
+				delete(lanes, p)
+			}
+		}
+		for part, t := range b.opts.Transport.RecordedAt(brief, ask) {
+			times[spot{part, ask[part]}] = t
+		}
+	}
+	b.oldest.times = times
+	return times, nil
 }

@@ -33,6 +33,9 @@ type Transport interface {
 	Bounds(ctx context.Context, lanes []int) (map[int]Bounds, error)
 	// OffsetsAt returns the first offset of each lane whose event came to the lane at t or later; its end when there is none.
 	OffsetsAt(ctx context.Context, lanes []int, t time.Time) (map[int]int64, error)
+	// RecordedAt returns when the events at these offsets of lanes, or the first ones behind them, were recorded. Lanes that
+	// have none there, or do not answer, are left out.
+	RecordedAt(ctx context.Context, offsets map[int]int64) map[int]time.Time
 	// Fetch reads a lane from any place, apart from what members read: for parked keys. Like Member.Read, but it waits until
 	// the broker has answered; next is from only at the end of the lane.
 	Fetch(ctx context.Context, lane int, from int64, events, bytes int) (found []Delivered, next int64, err error)

@@ -9,9 +9,10 @@
 // # What is simulated
 //
 // Events arrive at random, or publishers publish again as soon as they are answered. A process validates an event on its
-// processors and puts it into its queue. What waits there becomes one commit, which waits for the writer's lock, first come,
-// first served over all processes; under the lock the server and the process hand over to each other, what others have
-// stored is caught up with, the rows are inserted, the handlers of the batch run, and the disk syncs. Then all are answered.
+// processors and puts it into its queue. What waits there, and what comes until the writer's lock is there, becomes one
+// commit; the lock is given first come, first served over all processes. Under it the server and the process hand over to each
+// other, the ends of the partitions are read if others have stored something, the rows are inserted, the handlers of the batch
+// run, and the disk syncs. Then all are answered.
 // Groups read what is there and bring their batches through the same queue. A relay takes what is committed to Kafka, batch
 // after batch. Processors are shared in slices of a millisecond.
 //

@@ -60,16 +60,25 @@ func (e *engine) exponential(mean time.Duration) time.Duration {
 	return time.Duration(e.random.ExpFloat64() * float64(mean))
 }
 
-// station has some servers alike and one queue, first come, first served. With a slice, who takes longer than that goes to
-// the end of the queue after it, as processes do that share processors.
+// station has some servers alike, which its users share: who has had least of them is next. Within a user it is first come,
+// first served. With a slice, who takes longer than that goes to the end of its user's queue after it. So an operating
+// system shares processors between processes, and a process its own share between what it has to do.
 type station struct {
+	*user // the first
 	e     *engine
 	free  int
 	all   int
 	slice time.Duration
-	queue []job
-	head  int
+	users []*user
 	busy  time.Duration // of all servers together
+}
+
+type user struct {
+	s       *station
+	queue   []job
+	head    int
+	running int
+	had     time.Duration
 }
 
 type job struct {
@@ -78,21 +87,50 @@ type job struct {
 }
 
 func newStation(e *engine, servers int, slice time.Duration) *station {
-	return &station{e: e, free: servers, all: servers, slice: slice}
+	s := &station{e: e, free: servers, all: servers, slice: slice}
+	s.user = s.another()
+	return s
 }
 
-// use takes a server for a time, when one is free, and goes on then.
-func (s *station) use(takes time.Duration, then func()) {
-	s.queue = append(s.queue, job{takes, then})
-	s.serve()
+// another is one more user.
+func (s *station) another() *user {
+	u := &user{s: s}
+	s.users = append(s.users, u)
+	return u
+}
+
+func (u *user) waits() bool { return u.head < len(u.queue) }
+
+// use takes a server for a time, when it is this job's turn, and goes on then.
+func (u *user) use(takes time.Duration, then func()) {
+	if !u.waits() && u.running == 0 { // who has done without for a while has no claim for it
+		least := time.Duration(-1)
+		for _, o := range u.s.users {
+			if (o.waits() || o.running > 0) && (least < 0 || o.had < least) {
+				least = o.had
+			}
+		}
+		u.had = max(u.had, least)
+	}
+	u.queue = append(u.queue, job{takes, then})
+	u.s.serve()
 }
 
 func (s *station) serve() {
-	for s.free > 0 && s.head < len(s.queue) {
-		j := s.queue[s.head]
-		s.queue[s.head] = job{}
-		if s.head++; s.head > 1024 && 2*s.head > len(s.queue) {
-			s.queue, s.head = append([]job{}, s.queue[s.head:]...), 0
+	for s.free > 0 {
+		var u *user
+		for _, o := range s.users {
+			if o.waits() && (u == nil || o.had < u.had) {
+				u = o
+			}
+		}
+		if u == nil {
+			return
+		}
+		j := u.queue[u.head]
+		u.queue[u.head] = job{}
+		if u.head++; u.head > 1024 && 2*u.head > len(u.queue) {
+			u.queue, u.head = append([]job{}, u.queue[u.head:]...), 0
 		}
 		s.free--
 		takes := j.takes
@@ -100,11 +138,14 @@ func (s *station) serve() {
 			takes = min(takes, s.slice)
 		}
 		j.takes -= takes
+		u.had += takes
+		u.running++
 		s.busy += takes
 		s.e.after(takes, func() {
 			s.free++
+			u.running--
 			if j.takes > 0 {
-				s.queue = append(s.queue, j)
+				u.queue = append(u.queue, j)
 			} else {
 				j.then()
 			}
@@ -164,8 +205,9 @@ func (l *lock) load() float64 {
 // batcher serves all that wait, up to a bound, at once: a process's sequencer.
 type batcher struct {
 	most    int
-	serve   func(batch []unit, done func())
+	serve   func() // calls take, and done when what was taken is served
 	waiting []unit
+	taken   []unit
 	busy    bool
 	batches int
 	units   int
@@ -186,17 +228,25 @@ func (b *batcher) next() {
 	if b.busy || len(b.waiting) == 0 {
 		return
 	}
-	n := min(len(b.waiting), b.most)
-	batch := append([]unit{}, b.waiting[:n]...)
-	b.waiting = append([]unit{}, b.waiting[n:]...)
 	b.busy = true
+	b.serve()
+}
+
+// take returns all that wait at this moment.
+func (b *batcher) take() []unit {
+	n := min(len(b.waiting), b.most)
+	b.taken = append([]unit{}, b.waiting[:n]...)
+	b.waiting = append([]unit{}, b.waiting[n:]...)
 	b.batches++
 	b.units += n
-	b.serve(batch, func() {
-		b.busy = false
-		for _, u := range batch {
-			u.done()
-		}
-		b.next()
-	})
+	return b.taken
+}
+
+func (b *batcher) done() {
+	taken := b.taken
+	b.taken, b.busy = nil, false
+	for _, u := range taken {
+		u.done()
+	}
+	b.next()
 }

@@ -81,7 +81,11 @@ func TestBatchService(t *testing.T) {
 		e := newEngine(11)
 		var total time.Duration
 		n := 0
-		b := &batcher{most: math.MaxInt, serve: func(_ []unit, done func()) { e.after(e.exponential(s), done) }}
+		b := &batcher{most: math.MaxInt}
+		b.serve = func() {
+			b.take()
+			e.after(e.exponential(s), b.done)
+		}
 		between := time.Duration(float64(s) / perService)
 		var arrive func()
 		arrive = func() {
@@ -116,4 +120,24 @@ func TestLockIsFair(t *testing.T) {
 		}
 	}
 	near(t, "load of the lock", l.load(), 0.5, 0.001)
+}
+
+// TestUsersShareAlike: who has many small things to do gets no more of two servers than who has one large one.
+func TestUsersShareAlike(t *testing.T) {
+	e := newEngine(1)
+	s := newStation(e, 2, ms)
+	var large, small int
+	one, other := s.another(), s.another()
+	var again, more func()
+	again = func() { large++; one.use(10*ms, again) }
+	more = func() { small++; other.use(ms/10, more) }
+	for range 4 {
+		again()
+		for range 100 {
+			more()
+		}
+	}
+	e.run(10_000 * ms)
+	near(t, "share", float64(large)*10, float64(small)/10, 0.02)
+	near(t, "use", s.load(), 1, 0.001)
 }

@@ -15,14 +15,13 @@ type Costs struct {
 	Group time.Duration
 	// Row is what the server does to insert one event, with its indexes, under the lock.
 	Row time.Duration
-	// Other is what a process does for one event that another process has stored since its last commit, under the lock.
-	Other time.Duration
+	// Ends is what it takes, under the lock, to read where the partitions end, when another process has stored something.
+	Ends time.Duration
 	// Encode is what a process does under the lock for one event of its own: its place, its hash, its part of the statement.
 	Encode time.Duration
-	// Turn is how long the server and a process that holds the lock take to hand over to each other: carebus does it once
-	// in a commit, and once more when others have stored something.
+	// Turn is how long the server and a process that holds the lock take to hand over to each other, once in a commit.
 	Turn time.Duration
-	// News is what a commit costs every other process, which is told of it and looks; no lock.
+	// News is what a commit costs every other process, which is told of it; no lock.
 	News time.Duration
 	// Sync is how long the disk takes to make a commit durable.
 	Sync time.Duration
@@ -58,7 +57,7 @@ type Load struct {
 	// Cores of the machine on which server and processes are together; with Apart, of the server, and of each process.
 	Cores int
 	Apart bool
-	// Raw is the baseline instead of carebus: no validation, no catching up.
+	// Raw is the baseline instead of carebus: no validation.
 	Raw bool
 	// Time to simulate. Default 10 s, of which the first fifth is not counted.
 	Time time.Duration
@@ -118,9 +117,9 @@ type model struct {
 	arrivals int
 
 	broker  *station
-	relay   *station // its process's processor
-	relayed int      // events that are in Kafka
-	way     bool     // a batch is on its way
+	relay   *user // its process's processors
+	relayed int   // events that are in Kafka
+	way     bool  // a batch is on its way
 	waySum  time.Duration
 	fresh   []landing // what is stored and not in Kafka
 	reach   []time.Duration
@@ -140,7 +139,7 @@ type pending struct {
 // process is one of the service.
 type process struct {
 	m     *model
-	cpu   *station
+	cpu   *user
 	seq   *batcher
 	seen  int // of the log, by its writer
 	reads []*reader
@@ -159,15 +158,13 @@ func Simulate(c Costs, l Load) Result {
 	l.Time = cmp.Or(l.Time, 10*time.Second)
 	m := &model{engine: newEngine(l.Seed), c: c, l: l, begin: l.Time / 5, pending: map[int]pending{}}
 	m.lock, m.disk, m.cpu = &lock{e: m.engine}, newStation(m.engine, 1, 0), newStation(m.engine, l.Cores, slice)
-	m.broker, m.relay = newStation(m.engine, 1, 0), m.cpu
+	processors := m.cpu.another
 	if l.Apart {
-		m.relay = newStation(m.engine, l.Cores, slice)
+		processors = func() *user { return newStation(m.engine, l.Cores, slice).user }
 	}
+	m.broker, m.relay = newStation(m.engine, 1, 0), processors()
 	for range l.Processes {
-		p := &process{m: m, cpu: m.cpu}
-		if l.Apart {
-			p.cpu = newStation(m.engine, l.Cores, slice)
-		}
+		p := &process{m: m, cpu: processors()}
 		p.seq = &batcher{most: groups, serve: p.commit}
 		for range l.Handlers {
 			p.reads = append(p.reads, &reader{p: p})
@@ -222,24 +219,23 @@ func (p *process) publish(then func()) {
 	})
 }
 
-// commit is a group: the lock, what others have stored, the rows and handlers, the disk.
-func (p *process) commit(units []unit, done func()) {
+// commit is a group, of all that have come until the lock is there: what others have stored, the rows and handlers, the disk.
+func (p *process) commit() {
 	m := p.m
 	m.lock.take(func() {
 		stored, handled := 0, 0
-		for _, u := range units {
+		for _, u := range p.seq.take() {
 			stored, handled = stored+u.stored, handled+u.handled
 		}
 		work := m.c.Group + time.Duration(stored)*m.c.Row + time.Duration(handled)*m.c.Handle
-		turns := time.Duration(0)
+		turn, encode := time.Duration(0), time.Duration(0)
 		if !m.l.Raw {
-			others := m.stored - p.seen
-			work += time.Duration(others)*m.c.Other + time.Duration(stored)*m.c.Encode
-			if turns = m.c.Turn; others > 0 {
-				turns += m.c.Turn
+			turn, encode = m.c.Turn, time.Duration(stored)*m.c.Encode
+			if m.stored > p.seen && stored > 0 {
+				work += m.c.Ends
 			}
 		}
-		m.after(turns, func() {
+		serve := func() {
 			m.cpu.use(work, func() {
 				m.disk.use(m.c.Sync, func() {
 					m.stored += stored
@@ -249,7 +245,7 @@ func (p *process) commit(units []unit, done func()) {
 						m.handled += handled
 					}
 					m.lock.release()
-					done()
+					p.seq.done()
 					if m.l.Relayed && stored > 0 {
 						m.fresh = append(m.fresh, landing{m.now, m.stored})
 						m.forward()
@@ -261,7 +257,8 @@ func (p *process) commit(units []unit, done func()) {
 					}
 				})
 			})
-		})
+		}
+		m.after(turn, func() { p.cpu.use(encode, serve) })
 	})
 }
 
@@ -269,7 +266,7 @@ func (p *process) commit(units []unit, done func()) {
 func (m *model) tell(by *process) {
 	for _, p := range m.each {
 		if p != by {
-			m.cpu.use(m.c.News, func() {})
+			p.cpu.use(m.c.News, func() {})
 		}
 	}
 }
@@ -352,7 +349,7 @@ func (m *model) result() Result {
 	if m.l.Apart {
 		r.Client = 0
 		for _, p := range m.each {
-			r.Client = max(r.Client, p.cpu.load())
+			r.Client = max(r.Client, p.cpu.s.load())
 		}
 	}
 	for _, p := range m.pending {
@@ -388,7 +385,7 @@ func (r Result) String() string {
 
 // Faster returns the costs on a machine and disk that are so many times as fast.
 func (c Costs) Faster(times float64) Costs {
-	for _, d := range []*time.Duration{&c.Publish, &c.Group, &c.Row, &c.Other, &c.Encode, &c.Turn, &c.News, &c.Sync, &c.Read, &c.Handle, &c.Relay, &c.Broker, &c.Ack, &c.RawRow} {
+	for _, d := range []*time.Duration{&c.Publish, &c.Group, &c.Row, &c.Ends, &c.Encode, &c.Turn, &c.News, &c.Sync, &c.Read, &c.Handle, &c.Relay, &c.Broker, &c.Ack, &c.RawRow} {
 		*d = time.Duration(float64(*d) / times)
 	}
 	return c

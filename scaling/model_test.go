@@ -32,7 +32,7 @@ func costs(t *rapid.T) Costs {
 	micros := func(name string, most int) time.Duration {
 		return time.Duration(rapid.IntRange(1, most).Draw(t, name)) * time.Microsecond
 	}
-	return Costs{Publish: micros("publish", 100), Group: micros("group", 2000), Row: micros("row", 100), Other: micros("other", 20), Encode: micros("encode", 20), Turn: micros("turn", 500), News: micros("news", 500), Sync: micros("sync", 10000),
+	return Costs{Publish: micros("publish", 100), Group: micros("group", 2000), Row: micros("row", 100), Ends: micros("ends", 1000), Encode: micros("encode", 20), Turn: micros("turn", 500), News: micros("news", 500), Sync: micros("sync", 10000),
 		Read: micros("read", 20), Handle: micros("handle", 300), Relay: micros("relay", 30), Broker: micros("broker", 30), Ack: micros("ack", 10000), RawRow: micros("raw", 20)}
 }
 

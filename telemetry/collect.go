@@ -203,11 +203,12 @@ func (c *collector) askGroups(ctx context.Context) ([]prometheus.Metric, error) 
 		label := c.names.groups.get(g.Name)
 		if !g.LagUnknown { // no figure is better than one that looks well
 			lag.add(float64(g.Lag), label)
-			old := 0.0
-			if !g.Oldest.IsZero() {
-				old = max(time.Since(g.Oldest).Seconds(), 0)
+			switch {
+			case !g.Oldest.IsZero():
+				age.top(max(time.Since(g.Oldest).Seconds(), 0), label)
+			case g.Lag == 0:
+				age.top(0, label)
 			}
-			age.top(old, label)
 		}
 		members.add(float64(g.Members), label)
 		for _, s := range []string{"running", "paused", "stopped"} {

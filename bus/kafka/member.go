@@ -424,6 +424,50 @@ func (t *Transport) Fetch(ctx context.Context, lane int, from int64, events, byt
 	}
 }
 
+// RecordedAt returns when the first events from offsets on were recorded.
+func (t *Transport) RecordedAt(ctx context.Context, offsets map[int]int64) map[int]time.Time {
+	found := map[int]time.Time{}
+	places := map[string]map[int32]kgo.Offset{}
+	for lane, from := range offsets {
+		name, p := t.Place(lane)
+		if places[name] == nil {
+			places[name] = map[int32]kgo.Offset{}
+		}
+		places[name][int32(p)] = kgo.NewOffset().At(from)
+	}
+	client, err := t.client(
+		kgo.ConsumePartitions(places), kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxPartitionBytes(1<<10), // a batch is given whole, whatever its size
+	)
+	if err != nil {
+		return found
+	}
+	defer client.Close()
+	for left := len(offsets); left > 0; {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return found
+		}
+		done := map[string][]int32{}
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			lane, ok := t.LaneAt(p.Topic, int(p.Partition))
+			if !ok || len(p.Records) == 0 && p.Err == nil {
+				return
+			}
+			if _, again := found[lane]; again {
+				return
+			}
+			if len(p.Records) > 0 {
+				found[lane] = decode(p.Records[0], lane, func(string) bool { return false }).RecordedAt
+			}
+			done[p.Topic] = append(done[p.Topic], p.Partition)
+			left--
+		})
+		client.RemoveConsumePartitions(done)
+	}
+	return found
+}
+
 // fetchError says what an error of a fetch means.
 func (t *Transport) fetchError(ctx context.Context, lane int, from int64, err error) error {
 	name, p := t.Place(lane)

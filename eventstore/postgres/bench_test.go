@@ -1,8 +1,14 @@
 package postgres_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -202,4 +208,129 @@ func BenchmarkRead(b *testing.B) {
 	b.ReportMetric(float64(read)/ours.Seconds(), "events/s")
 	b.ReportMetric(float64(read)/theirs.Seconds(), "raw/s")
 	b.ReportMetric(theirs.Seconds()/ours.Seconds(), "ratio")
+}
+
+// BenchmarkSizes lets a store grow to the sizes of CAREBUS_TEST_SIZES, such as 1000000,10000000 (default 20000,40000), and
+// logs, at each, how fast it takes events and how long the main reads take.
+func BenchmarkSizes(b *testing.B) {
+	address := storetest.Postgres(b)
+	ctx := b.Context()
+	d, err := postgres.Open(ctx, address, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := eventstore.New(d, nil)
+	defer s.Close()
+	rnd := rand.New(rand.NewPCG(1, 1))
+	payload := strings.Repeat("x", 460)
+	stored, streams := 0, 0
+	var sample []eventstore.Receipt // some of all that are stored
+	// A stream of ten events, two flows of five.
+	entity := func() (stream string, events []event.Event) {
+		streams++
+		flow := event.NewID()
+		for i := range 10 {
+			if i == 5 {
+				flow = event.NewID()
+			}
+			e := made(event.NewID(), fmt.Sprint("P", streams))
+			e.Type, e.CorrelationID, e.Timestamp = fmt.Sprintf("test.thing.done%d", i*2+streams%2), flow, time.Now().UnixMilli()
+			e.Payload = fmt.Appendf(nil, `{"n":%d,"text":%q}`, streams, payload)
+			events = append(events, e)
+		}
+		return fmt.Sprint("thing/", streams), events
+	}
+	fill := func(to int, workers int, until time.Time) (rate float64) {
+		begin, from := time.Now(), stored
+		for stored < to && (until.IsZero() || time.Now().Before(until)) {
+			type work struct {
+				stream string
+				events []event.Event
+				got    []eventstore.Receipt
+				err    error
+			}
+			all := make([]work, workers)
+			for i := range all {
+				all[i].stream, all[i].events = entity()
+			}
+			var wg sync.WaitGroup
+			for i := range all {
+				wg.Go(func() { w := &all[i]; w.got, w.err = s.Append(ctx, w.stream, eventstore.NoStream, w.events...) })
+			}
+			wg.Wait()
+			for _, w := range all {
+				if w.err != nil {
+					b.Fatal(w.err)
+				}
+				stored += len(w.events)
+				if rnd.IntN(100) == 0 {
+					sample = append(sample, w.got[rnd.IntN(len(w.got))])
+				}
+			}
+		}
+		return float64(stored-from) / time.Since(begin).Seconds()
+	}
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	sizes := cmp.Or(os.Getenv("CAREBUS_TEST_SIZES"), "20000,40000")
+	for b.Loop() {
+		for text := range strings.SplitSeq(sizes, ",") {
+			size, err := strconv.Atoi(text)
+			if err != nil {
+				b.Fatal(err)
+			}
+			fill(size, 200, time.Time{})
+			for _, q := range []string{"VACUUM ANALYZE carebus_events", "CHECKPOINT"} {
+				if _, err := conn.Exec(ctx, q); err != nil {
+					b.Fatal(err)
+				}
+			}
+			line := fmt.Sprintf("%d events: %.0f appended/s", stored, fill(1<<60, 25, time.Now().Add(5*time.Second)))
+			median := func(name string, read func(r eventstore.Receipt) error) {
+				var times []time.Duration
+				for range 300 {
+					r := sample[rnd.IntN(len(sample))]
+					begin := time.Now()
+					if err := read(r); err != nil {
+						b.Fatal(name, err)
+					}
+					times = append(times, time.Since(begin))
+				}
+				slices.Sort(times)
+				line += fmt.Sprintf(", %s %.2f/%.2f ms", name, times[150].Seconds()*1e3, times[297].Seconds()*1e3)
+			}
+			median("by id", func(r eventstore.Receipt) error { _, err := s.Get(ctx, r.EventID); return err })
+			median("500 of a partition", func(r eventstore.Receipt) error {
+				_, err := s.Partition(ctx, eventstore.PartitionQuery{Partition: r.Partition, From: r.Offset, Limit: 500})
+				return err
+			})
+			median("a stream", func(r eventstore.Receipt) error {
+				_, err := d.Stream(ctx, eventstore.StreamQuery{Stream: r.Stream, From: 1, Limit: 100})
+				return err
+			})
+			median("a flow", func(r eventstore.Receipt) error {
+				e, err := s.Get(ctx, r.EventID)
+				if err == nil {
+					_, err = s.Correlation(ctx, e.CorrelationID, time.Time{}, 100)
+				}
+				return err
+			})
+			median("100 of a type", func(r eventstore.Receipt) error {
+				e, err := s.Get(ctx, r.EventID)
+				if err == nil {
+					_, err = s.Type(ctx, eventstore.TypeQuery{Type: e.Type, From: time.UnixMilli(e.Timestamp), Limit: 100})
+				}
+				return err
+			})
+			median("offset at a time", func(r eventstore.Receipt) error { _, err := s.OffsetAt(ctx, r.Partition, r.RecordedAt); return err })
+			var table, indexes int64
+			if err := conn.QueryRow(ctx, `SELECT pg_table_size('carebus_events'), pg_indexes_size('carebus_events')`).Scan(&table, &indexes); err != nil {
+				b.Fatal(err)
+			}
+			b.Logf("%s, table %.2f GB, indexes %.2f GB", line, float64(table)/1e9, float64(indexes)/1e9)
+		}
+	}
 }
