@@ -139,16 +139,23 @@ func againstRaw(b *testing.B, processes int) {
 	b.Logf("commits %d, largest group %d", stores[0].Stats().Commits, stores[0].Stats().Largest)
 }
 
-// BenchmarkRead reads partitions as a group does, and the same rows by a plain query, in turns.
-func BenchmarkRead(b *testing.B) {
-	address := storetest.Postgres(b)
-	ctx := b.Context()
-	d, err := postgres.Open(ctx, address, nil)
+// fresh is a new store.
+func fresh(b *testing.B) (address string, d *postgres.DB, s *eventstore.Store) {
+	b.Helper()
+	address = storetest.Postgres(b)
+	d, err := postgres.Open(b.Context(), address, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := eventstore.New(d, nil)
-	defer s.Close()
+	s = eventstore.New(d, nil)
+	b.Cleanup(func() { _ = s.Close() })
+	return address, d, s
+}
+
+// BenchmarkRead reads partitions as a group does, and the same rows by a plain query, in turns.
+func BenchmarkRead(b *testing.B) {
+	ctx := b.Context()
+	address, _, s := fresh(b)
 	const total, batch = 24_000, 500
 	for range total / batch {
 		events := make([]event.Event, batch)
@@ -213,14 +220,8 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkSizes lets a store grow to the sizes of CAREBUS_TEST_SIZES, such as 1000000,10000000 (default 20000,40000), and
 // logs, at each, how fast it takes events and how long the main reads take.
 func BenchmarkSizes(b *testing.B) {
-	address := storetest.Postgres(b)
 	ctx := b.Context()
-	d, err := postgres.Open(ctx, address, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	s := eventstore.New(d, nil)
-	defer s.Close()
+	address, d, s := fresh(b)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	payload := strings.Repeat("x", 460)
 	stored, streams := 0, 0

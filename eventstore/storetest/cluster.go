@@ -14,6 +14,7 @@ type Cluster struct {
 	Address string
 	dir     string
 	script  string
+	stopped bool
 }
 
 // NewCluster starts a server by scripts/postgres, which ends with the test. Without CAREBUS_TEST_POSTGRES, which says that
@@ -32,8 +33,17 @@ func NewCluster(t testing.TB) *Cluster {
 			c.dir = value
 		}
 	}
-	t.Cleanup(func() { c.run(t, "stop", c.dir) })
+	t.Cleanup(func() { c.Stop(t) })
 	return c
+}
+
+// Stop ends the server and removes what it has. The end of the test does that too.
+func (c *Cluster) Stop(t testing.TB) {
+	t.Helper()
+	if !c.stopped {
+		c.stopped = true
+		c.run(t, "stop", c.dir)
+	}
 }
 
 // Kill ends the server and all its processes by kill -9 and starts it again: what a crash leaves.
