@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,6 +154,8 @@ func greet(ctx context.Context, client *kgo.Client) error {
 			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers' certificate is not trusted: %v; name its authority", err)}
 		case errors.As(err, &record):
 			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers do not speak TLS on this port: %v", err)}
+		case err != nil && strings.Contains(err.Error(), "tls alert"): // taken for an answer; the library has no type for it
+			return &bus.ConfigError{Field: "Client", Reason: fmt.Sprintf("the brokers want TLS on this port: %v", err)}
 		case !errors.Is(err, io.EOF):
 			return nil
 		case tries > 1:

@@ -6,35 +6,55 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/carebus/carebus/event"
 )
 
 // TestSecureKafka: the demo over brokers that speak TLS only and want a password, and what is said when one of the two is wrong.
 func TestSecureKafka(t *testing.T) {
+	t.Run("in-process", func(t *testing.T) {
+		dir := t.TempDir()
+		cert, key := filepath.Join(dir, "kafka.pem"), filepath.Join(dir, "kafka.key")
+		writePair(t, 1, cert, key)
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}}), kfake.EnableSASL(),
+			kfake.Superuser("PLAIN", "carebus", "secret"), kfake.Superuser("SCRAM-SHA-256", "carebus", "secret"), kfake.Superuser("SCRAM-SHA-512", "carebus", "secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		secureKafka(t, strings.Join(c.ListenAddrs(), ","), cert)
+	})
+	t.Run("apache", func(t *testing.T) {
+		brokers := os.Getenv("CAREBUS_TEST_KAFKA_SECURE")
+		if brokers == "" {
+			t.Skip("CAREBUS_TEST_KAFKA_SECURE is not set; start Kafka with scripts/kafka")
+		}
+		secureKafka(t, brokers, os.Getenv("CAREBUS_TEST_KAFKA_CA"))
+	})
+}
+
+func secureKafka(t *testing.T, brokers, cert string) {
 	dir := t.TempDir()
-	cert, key, other := filepath.Join(dir, "kafka.pem"), filepath.Join(dir, "kafka.key"), filepath.Join(dir, "other.pem")
-	writePair(t, 1, cert, key)
+	other := filepath.Join(dir, "other.pem")
 	writePair(t, 2, other, "")
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}}), kfake.EnableSASL(),
-		kfake.Superuser("PLAIN", "carebus", "secret"), kfake.Superuser("SCRAM-SHA-256", "carebus", "secret"), kfake.Superuser("SCRAM-SHA-512", "carebus", "secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
+	id := event.NewID()
+	prefix := "secure-" + id[len(id)-12:] + "." // others may use the brokers
 	address := func(options ...string) string {
-		v := url.Values{}
+		v := url.Values{"prefix": {prefix}}
 		for i := 0; i < len(options); i += 2 {
 			v.Set(options[i], options[i+1])
 		}
-		return "kafka://" + strings.Join(c.ListenAddrs(), ",") + "?" + v.Encode()
+		return "kafka://" + brokers + "?" + v.Encode()
 	}
 	store := "sqlite:" + filepath.Join(dir, "store.db")
 	demo := func(bus string) []string {
@@ -52,7 +72,7 @@ func TestSecureKafka(t *testing.T) {
 		carebusOK(t, "group", "list", "--store", store, "--bus", address("tls", "true", "ca", cert, "sasl", mechanism, "user", "carebus"))
 	}
 	for what, one := range map[string]struct{ bus, password, want string }{
-		"wrong password":    {address("tls", "true", "ca", cert, "sasl", "scram-sha-256", "user", "carebus"), "guess", "another login"},
+		"wrong password":    {address("tls", "true", "ca", cert, "sasl", "scram-sha-256", "user", "carebus"), "guess", "login"},
 		"no password":       {address("tls", "true", "ca", cert, "sasl", "scram-sha-256", "user", "carebus"), "", "CAREBUS_KAFKA_PASSWORD"},
 		"another authority": {address("tls", "true", "ca", other, "sasl", "plain", "user", "carebus"), "secret", "certificate"},
 		"no TLS":            {address("sasl", "plain", "user", "carebus"), "secret", "TLS"},

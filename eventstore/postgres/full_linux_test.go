@@ -71,7 +71,7 @@ func TestDiskFull(t *testing.T) {
 	if err := conn.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(ballast, make([]byte, 27<<20), 0o600); err != nil {
+	if err := os.WriteFile(ballast, make([]byte, 30<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	address, err := url.Parse(server.Address)
