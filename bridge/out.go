@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -52,7 +53,7 @@ func (b *Bridge) Out(o Out) error {
 	if b.out != nil {
 		return fmt.Errorf("bridge %s: copies out already; name all patterns in one call", b.name)
 	}
-	s := &sender{b: b, o: o, topics: map[string]*topicState{}, copied: make([]copied, b.store.Partitions())}
+	s := &sender{b: b, o: o, topics: map[string]*topicState{}, copied: make([]copied, b.store.Partitions()), stuck: make([]atomic.Int32, b.store.Partitions())}
 	var err error
 	if s.client, err = s.connect(); err != nil {
 		return err
@@ -128,7 +129,8 @@ func judge(err error) (bus.Class, bool) {
 type sender struct {
 	b      *Bridge
 	o      Out
-	copied []copied // by partition of the store
+	copied []copied       // by partition of the store
+	stuck  []atomic.Int32 // by partition of the store: failures since the last success
 
 	mu     sync.Mutex
 	client *kgo.Client
@@ -161,9 +163,11 @@ func (s *sender) forward(ctx context.Context, r eventstore.Record) error {
 		return s.failed(err)
 	}
 	rec.Topic = topic
-	err = s.send(ctx, rec)
+	client := s.kafka()
+	err = send(ctx, client, rec)
 	switch {
 	case err == nil:
+		s.stuck[r.Partition].Store(0)
 		s.b.count.sent.Add(1)
 		return nil
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
@@ -182,16 +186,24 @@ func (s *sender) forward(ctx context.Context, r eventstore.Record) error {
 		err = fmt.Errorf("topic %s: the record of %d bytes is larger than the topic takes (%d); raise its max.message.bytes, then redrive the key: %w",
 			topic, len(rec.Key)+len(rec.Value), old, err)
 	default:
+		if s.stuck[r.Partition].Add(1)%renewAfter == 0 {
+			s.b.log.Warn("bridge: another client for what cannot be sent", "topic", topic, "error", err)
+			s.renew(client)
+		}
 		err = fmt.Errorf("topic %s: %w", topic, err)
 	}
 	return s.failed(err)
 }
 
+// renewAfter is how many failures, one after the other in a partition, make a client that is not trusted any more: what a
+// producer and a broker remember of each other may have come apart, and then no try of the same producer succeeds.
+const renewAfter = 3
+
 // send returns when Kafka has the record, or when ctx ends. The client looks at ctx only now and then, and may write the
 // record after that. The next try is then behind it, in the same queue: a repetition, never out of order.
-func (s *sender) send(ctx context.Context, rec *kgo.Record) error {
+func send(ctx context.Context, client *kgo.Client, rec *kgo.Record) error {
 	done := make(chan error, 1)
-	s.kafka().Produce(ctx, rec, func(_ *kgo.Record, err error) { done <- err })
+	client.Produce(ctx, rec, func(_ *kgo.Record, err error) { done <- err })
 	select {
 	case err := <-done:
 		return err
@@ -212,12 +224,22 @@ func (s *sender) failed(err error) error {
 // as the same producer, and a broker that remembers these numbers takes the records for repetitions of earlier ones. It
 // acknowledges them and writes nothing. Another client is another producer.
 func (s *sender) forget(topic string) {
+	s.mu.Lock()
+	old, known := s.client, s.topics[topic] != nil
+	s.mu.Unlock()
+	if known { // otherwise somebody else was first
+		s.renew(old)
+	}
+}
+
+// renew puts another client in the place of old, unless somebody else was first.
+func (s *sender) renew(old *kgo.Client) {
 	next, err := s.connect() // without the lock: it asks for limits
 	if err != nil {          // only wrong options, which the first client has had too
 		return
 	}
 	s.mu.Lock()
-	if s.topics[topic] != nil { // otherwise somebody else was first
+	if s.client == old {
 		next, s.client = s.client, next
 		clear(s.topics)
 	}

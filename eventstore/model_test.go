@@ -123,7 +123,7 @@ func TestModel(t *testing.T) {
 			r.append(s)
 		case n < 65:
 			r.update(s)
-		case n < 66:
+		case n < 66 && r.rnd.IntN(4) == 0:
 			r.burst(s)
 		case n < 99:
 			r.read(s)
