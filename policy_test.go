@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"eventstore/postgres":   {"event", "eventstore/driver"},
 	"eventstore/migrate":    {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"eventstore/archive":    {"eventstore/driver", "eventstore/migrate"},
-	"eventstore/storetest":  {"eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
+	"eventstore/storetest":  {"event", "eventstore", "eventstore/driver", "eventstore/sqlite", "eventstore/postgres"},
 	"bus":                   {"event", "eventstore"},
 	"bus/kafka":             {"event", "eventstore", "bus"},
 	"fhir":                  {"event"},
