@@ -126,7 +126,7 @@ func (d *DB) filtered(ctx context.Context, q driver.PartitionQuery) (driver.Batc
 			upTo = maxType
 			continue
 		}
-		if out.Records, err = d.named(ctx, read); err != nil {
+		if out.Records, err = d.complete(ctx, read); err != nil {
 			return out, d.readError(err)
 		}
 		end, n := min(window, pos+1-base), len(out.Records)
@@ -175,12 +175,12 @@ func (d *DB) Heads(ctx context.Context) ([]int64, error) {
 // scanned are rows of a query over columns or streamColumns, some of which have names that are not known yet.
 type scanned struct {
 	records []driver.Record
-	unknown []names
+	unknown []nameless
 	full    bool // there may be more, beyond so many bytes
 }
 
-// names are ids that stand for the names of record i.
-type names struct {
+// nameless is a record whose type or origin is not known by name yet.
+type nameless struct {
 	i           int
 	typ, origin int64
 }
@@ -201,7 +201,7 @@ func (d *DB) scan(rows pgx.Rows, expect, maxBytes int) (s scanned, err error) {
 			return s, err
 		}
 		if !d.names.Fill(r, typ, origin) {
-			s.unknown = append(s.unknown, names{len(s.records) - 1, typ, origin})
+			s.unknown = append(s.unknown, nameless{len(s.records) - 1, typ, origin})
 		}
 		bytes += len(r.Payload)
 		s.full = bytes >= maxBytes
@@ -213,8 +213,8 @@ func (d *DB) scan(rows pgx.Rows, expect, maxBytes int) (s scanned, err error) {
 	return s, nil
 }
 
-// named looks up the names that were not known. The connection of the rows must be free.
-func (d *DB) named(ctx context.Context, s scanned) ([]driver.Record, error) {
+// complete looks up the names that were not known. The connection of the rows must be free.
+func (d *DB) complete(ctx context.Context, s scanned) ([]driver.Record, error) {
 	if len(s.unknown) > 0 {
 		if err := d.names.Load(ctx); err != nil {
 			return nil, err
@@ -228,13 +228,13 @@ func (d *DB) named(ctx context.Context, s scanned) ([]driver.Record, error) {
 	return s.records, nil
 }
 
-// records is scan and named.
+// records is scan and complete.
 func (d *DB) records(ctx context.Context, rows pgx.Rows, expect, maxBytes int) ([]driver.Record, bool, error) {
 	s, err := d.scan(rows, expect, maxBytes)
 	if err != nil {
 		return nil, false, err
 	}
-	out, err := d.named(ctx, s)
+	out, err := d.complete(ctx, s)
 	return out, s.full, err
 }
 

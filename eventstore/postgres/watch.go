@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +28,9 @@ type notifier struct {
 	done   chan struct{}
 
 	mu    sync.Mutex
-	heads []int64 // as told last
-	grown string  // what is to be told of them
-	look  bool    // or that others must look
+	heads []int64 // after the last commit that was to be told of
+	told  []int64
+	look  bool // others must look for themselves
 }
 
 // longest is the longest payload of a NOTIFY that is sent; the server takes 8000 bytes.
@@ -39,7 +38,7 @@ const longest = 7000
 
 func newNotifier(d *DB) *notifier {
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &notifier{d: d, wake: make(chan struct{}, 1), heads: make([]int64, d.info.Partitions), cancel: cancel, done: make(chan struct{})}
+	n := &notifier{d: d, wake: make(chan struct{}, 1), heads: make([]int64, d.info.Partitions), told: make([]int64, d.info.Partitions), cancel: cancel, done: make(chan struct{})}
 	go n.run(ctx)
 	return n
 }
@@ -50,13 +49,7 @@ func (n *notifier) tell(heads []int64) {
 	n.mu.Lock()
 	n.look = n.look || heads == nil
 	for p, h := range heads {
-		if h > n.heads[p] {
-			n.heads[p] = h
-			n.grown += fmt.Sprintf(" %d:%d", p, h)
-		}
-	}
-	if len(n.grown) > longest {
-		n.look = true
+		n.heads[p] = max(n.heads[p], h)
 	}
 	n.mu.Unlock()
 	select {
@@ -68,11 +61,17 @@ func (n *notifier) tell(heads []int64) {
 func (n *notifier) payload() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	text := n.d.id + cmp.Or(n.grown, " ")
-	if n.look {
+	text := n.d.id + " "
+	for p, h := range n.heads {
+		if h > n.told[p] {
+			n.told[p] = h
+			text += fmt.Sprintf("%d:%d ", p, h)
+		}
+	}
+	if n.look || len(text) > longest {
 		text = n.d.id
 	}
-	n.grown, n.look = "", false
+	n.look = false
 	return text
 }
 
